@@ -1,0 +1,24 @@
+"""Units. Inside the library energies are eV and lengths Angstrom; only readers and writers convert.
+
+Source: CODATA 2018.
+"""
+
+from __future__ import annotations
+
+HARTREE_IN_EV = 27.211386245988
+KCAL_PER_MOL_IN_EV = 0.0433641153087705
+BOHR_IN_ANGSTROM = 0.529177210903
+
+EV_PER = {
+    "ev": 1.0,
+    "mev": 1e-3,
+    "hartree": HARTREE_IN_EV,
+    "kcal_mol": KCAL_PER_MOL_IN_EV,
+    "kj_mol": KCAL_PER_MOL_IN_EV / 4.184,
+}
+"""Energy units by the suffix used in column names (`gap_ev`, `energy_kcal_mol`): how many eV one is."""
+
+
+def unit_of(column: str) -> str | None:
+    """Returns the energy unit that a column name ends with (`gap_hartree` -> `hartree`), or None."""
+    return next((unit for unit in EV_PER if column.lower().endswith("_" + unit)), None)
