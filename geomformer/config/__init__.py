@@ -1,0 +1,1 @@
+"""Configuration: frozen pydantic sections, presets and overrides."""

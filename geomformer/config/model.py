@@ -1,0 +1,74 @@
+"""The `model` section."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from geomformer.config.section import Section
+
+
+class ModelConfig(Section):
+    """Everything that decides the network's parameters and equations. Defaults are the project's own choice; the
+    `*-paper` presets set what the paper prints.
+    """
+
+    architecture: Literal["geomformer"] = Field("geomformer", description="network family")
+    num_layers: int = Field(4, ge=1, description="GeoMFormer blocks")
+    embed_dim: int = Field(128, ge=1, description="channels D of both streams")
+    ffn_dim: int = Field(128, ge=1, description="hidden channels of the feed-forward networks")
+    num_heads: int = Field(8, ge=1, description="attention heads")
+    num_kernels: int = Field(64, ge=2, description="Gaussian kernels K of the structural encoding")
+    kernel_start: Literal["spread", "uniform"] = Field(
+        "spread", description="kernel centres at the start: even over `kernel_reach`, or U(0, 3) as in the paper's code"
+    )
+    kernel_reach: float = Field(9.0, gt=0, description="Angstrom covered by `spread` kernels")
+    kernel_affine: Literal["factorised", "pairwise"] = Field(
+        "factorised", description="distance scaling per atom type (summed over the pair) or per ordered pair (printed)"
+    )
+    streams: tuple[Literal["positions", "velocities"], ...] = Field(
+        ("positions",), min_length=1, description="one (invariant, equivariant) pair of streams per entry"
+    )
+    particles: bool = Field(False, description="inputs are charged particles instead of atoms")
+    speed: bool = Field(False, description="embed |velocity| as an invariant input")
+    atom_features: bool = Field(True, description="embed the nine 2D atom features")
+    tags: bool = Field(False, description="embed the OC20 tag (subsurface, surface, adsorbate)")
+    bond_encoding: bool = Field(True, description="add a bias per bond to the structural encoding")
+    path_encoding: bool = Field(True, description="add a bias per shortest path length to the structural encoding")
+    equivariant_input: Literal["centroid", "neighbours"] = Field(
+        "centroid", description="vectors start from the molecule's centroid (paper) or from neighbours"
+    )
+    neighbour_cutoff: float = Field(5.0, gt=0, description="Angstrom, for `neighbours`")
+    structural_encoding: bool = Field(True, description="distance bias on all attentions")
+    bias_per_head: bool = Field(True, description="one structural bias per head; the paper prints one for all heads")
+    wiring: Literal["sequential", "parallel"] = Field("sequential", description="cross-attention reads Z' or Z")
+    group: Literal["o3", "e3"] = Field("o3", description="e3: appendix C.2, translation-equivariant stream")
+    norm: Literal["whitening", "rms"] = Field("whitening", description="Equ-LN or a length-only norm")
+    norm_eps: float = Field(1.0, gt=0, description="relative regulariser of Equ-LN; towards 0 is the printed whitening")
+    inv_self_attention: bool = True
+    inv_cross_attention: bool = True
+    equ_self_attention: bool = True
+    equ_cross_attention: bool = True
+    inv_ffn: bool = True
+    equ_ffn: bool = True
+    inv_norm: bool = True
+    equ_norm: bool = True
+    embedding_dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    activation_dropout: float = Field(0.0, ge=0, lt=1)
+    hidden_dropout: float = Field(0.0, ge=0, lt=1)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    num_scalars: int = Field(1, ge=0, description="scalar targets per system")
+    pooling: Literal["mean", "sum", "attention"] = Field("attention", description="from atoms to a scalar")
+    num_vectors: int = Field(1, ge=0, description="vectors per atom")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads}")
+        if "velocities" in self.streams and not self.particles:
+            raise ValueError("streams with velocities need particles: true")
+        if len(set(self.streams)) != len(self.streams):
+            raise ValueError("each stream may stand once in `streams`")
+        return self

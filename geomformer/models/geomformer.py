@@ -1,0 +1,221 @@
+"""GeoMFormer: the two-stream Transformer of the paper, whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geomformer.config.model import ModelConfig
+from geomformer.nn.basis import GaussianBasis
+from geomformer.nn.block import BlockOptions, GeoMFormerBlock, Norms
+from geomformer.nn.encodings import AtomEmbedding, CentroidInput, NeighbourInput, StructuralEncoding, mask_keys
+from geomformer.nn.heads import ScalarHead, VectorHead
+from geomformer.nn.ops import safe_norm
+from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch
+
+NUM_ELEMENTS = 119
+NUM_TAGS = 3
+
+
+@dataclass
+class ModelOutput:
+    """What a model returns. B systems, N atoms, T scalars, V vectors, P stream pairs.
+
+    Attributes:
+        scalars: (B, T), or None without scalar targets.
+        vectors: (B, N, V, 3), or None; zero at padding.
+        z_inv, z_equ: final streams of each pair, (B, N, D) and (B, N, 3, D).
+    """
+
+    scalars: Tensor | None
+    vectors: Tensor | None
+    z_inv: list[Tensor]
+    z_equ: list[Tensor]
+
+
+class StreamPair(nn.Module):
+    """One (invariant, equivariant) pair: its input layers, its blocks and its final norms."""
+
+    def __init__(self, config: ModelConfig, source: str) -> None:
+        super().__init__()
+        self.source = source
+        self.dim = config.embed_dim
+        self.embedding_dropout = config.embedding_dropout
+        self.embedding = AtomEmbedding(config.embed_dim, category_sizes(config), num_numbers(config))
+        self.equivariant_input = make_equivariant_input(config, source) if config.group == "o3" else None
+        options = block_options(config)
+        self.blocks = nn.ModuleList(GeoMFormerBlock(options) for _ in range(config.num_layers))
+        self.final_norms = Norms(options)
+
+    def forward(self, batch: Batch, inputs: AtomInputs, bias_BHNN: Tensor) -> tuple[Tensor, Tensor]:
+        z_inv = self.embedding(inputs.categories, inputs.numbers)
+        z_inv = F.dropout(z_inv, self.embedding_dropout, self.training)
+        z_equ = self.vectors(batch, inputs.types)
+        for block in self.blocks:
+            z_inv, z_equ = block(z_inv, z_equ, bias_BHNN, batch.mask)
+        return self.final_norms(z_inv, z_equ, batch.mask)
+
+    def vectors(self, batch: Batch, types_BN: Tensor) -> Tensor:
+        x_BN3 = batch.positions if self.source == "positions" else batch.velocities
+        if x_BN3 is None:
+            raise ValueError(f"the model has a stream of {self.source}, the batch has none")
+        if self.equivariant_input is None:
+            return x_BN3[..., None].expand(*x_BN3.shape, self.dim).contiguous()
+        with torch.autocast(x_BN3.device.type, enabled=False):
+            return self.equivariant_input(x_BN3, types_BN, batch.mask)
+
+
+@dataclass
+class AtomInputs:
+    """Invariant inputs of the atoms: types (B, N), categories (B, N, F) or None, numbers (B, N, F) or None."""
+
+    types: Tensor
+    categories: Tensor | None
+    numbers: Tensor | None
+
+
+class GeoMFormer(nn.Module):
+    """Two streams per pair, one structural bias for all of them, one scalar and one vector head (paper section 4).
+
+    Geometry, kernels, Equ-LN and heads run in float32 (or float64 if the model does), whatever the autocast type.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pairs = nn.ModuleList(StreamPair(config, source) for source in config.streams)
+        self.structural_encoding = make_structural_encoding(config) if config.structural_encoding else None
+        width = config.embed_dim * len(config.streams)
+        self.scalar_head = (
+            ScalarHead(width, config.num_scalars, config.pooling, config.num_heads, config.hidden_dropout)
+            if config.num_scalars
+            else None
+        )
+        self.vector_head = VectorHead(width, config.num_vectors) if config.num_vectors else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier for linear maps; the vector head starts at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.vector_head is not None:
+            self.vector_head.reset_last()
+
+    def forward(self, batch: Batch, atom_weight: Tensor | None = None) -> ModelOutput:
+        """Runs the model.
+
+        Args:
+            batch: the systems.
+            atom_weight: (B, N), which atoms the scalar head reads; all real ones by default.
+        """
+        inputs = atom_inputs(self.config, batch)
+        bias_BHNN = self.structural_bias(batch, inputs.types)
+        streams = [pair(batch, inputs, bias_BHNN) for pair in self.pairs]
+        z_inv, z_equ = [pair[0] for pair in streams], [pair[1] for pair in streams]
+        weight_BN = batch.mask if atom_weight is None else atom_weight
+        with torch.autocast(batch.positions.device.type, enabled=False):
+            inv = torch.cat(z_inv, -1).to(batch.positions.dtype)
+            equ = torch.cat(z_equ, -1).to(batch.positions.dtype)
+            scalars = self.scalar_head(inv, weight_BN) if self.scalar_head is not None else None
+            vectors = None
+            if self.vector_head is not None:
+                vectors = self.vector_head(inv, equ).transpose(-1, -2) * batch.mask[:, :, None, None]
+        return ModelOutput(scalars, vectors, z_inv, z_equ)
+
+    def structural_bias(self, batch: Batch, types_BN: Tensor) -> Tensor:
+        """(B, H or 1, N, N), -inf at padded keys; zero elsewhere when the structural encoding is switched off."""
+        bias_BHNN = None
+        if self.structural_encoding is not None:
+            with torch.autocast(batch.positions.device.type, enabled=False):
+                x_BN3 = batch.positions
+                d_BNN = safe_norm(x_BN3[:, None, :, :] - x_BN3[:, :, None, :])
+                bond = batch.bond_type if self.config.bond_encoding else None
+                path = batch.shortest_path if self.config.path_encoding else None
+                bias_BHNN = self.structural_encoding(d_BNN, types_BN, bond, path)
+        return mask_keys(bias_BHNN, batch.mask, batch.positions.dtype)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def num_types(config: ModelConfig) -> int:
+    """Kinds of atoms that kernels tell apart: elements, or the two signs of charge."""
+    return 2 if config.particles else NUM_ELEMENTS
+
+
+def category_sizes(config: ModelConfig) -> list[int]:
+    sizes = [] if config.particles else [NUM_ELEMENTS]
+    if config.atom_features:
+        sizes += ATOM_FEATURE_SIZES
+    if config.tags:
+        sizes.append(NUM_TAGS)
+    return sizes
+
+
+def num_numbers(config: ModelConfig) -> int:
+    return int(config.particles) + int(config.speed)
+
+
+def atom_inputs(config: ModelConfig, batch: Batch) -> AtomInputs:
+    """Gathers the invariant inputs that the configuration names from the batch."""
+    categories: list[Tensor] = []
+    numbers: list[Tensor] = []
+    if config.particles:
+        charges = required(batch.particle_charges, "particle charges")
+        types = (charges > 0).long()
+        numbers.append(charges[..., None].to(batch.positions.dtype))
+    else:
+        types = required(batch.atomic_numbers, "atomic numbers")
+        categories.append(types[..., None])
+    if config.atom_features:
+        categories.append(required(batch.atom_features, "2D atom features"))
+    if config.tags:
+        categories.append(required(batch.tags, "tags")[..., None])
+    if config.speed:
+        numbers.append(safe_norm(required(batch.velocities, "velocities"))[..., None])
+    return AtomInputs(
+        types,
+        torch.cat(categories, -1) if categories else None,
+        torch.cat(numbers, -1) if numbers else None,
+    )
+
+
+def required(value: Tensor | None, name: str) -> Tensor:
+    if value is None:
+        raise ValueError(f"the model reads {name}, the batch has none")
+    return value
+
+
+def make_kernels(config: ModelConfig, count: int) -> GaussianBasis:
+    return GaussianBasis(count, config.kernel_start, config.kernel_reach)
+
+
+def make_structural_encoding(config: ModelConfig) -> StructuralEncoding:
+    return StructuralEncoding(
+        num_types(config),
+        make_kernels(config, config.num_kernels),
+        config.num_heads if config.bias_per_head else 1,
+        config.kernel_affine == "factorised",
+        BOND_FEATURE_SIZES if config.bond_encoding else (),
+        MAX_PATH + 2 if config.path_encoding else 0,
+    )
+
+
+def make_equivariant_input(config: ModelConfig, source: str) -> nn.Module:
+    if config.equivariant_input == "neighbours" and source == "positions":
+        kernels = make_kernels(config, config.num_kernels)
+        return NeighbourInput(config.embed_dim, num_types(config), kernels, config.neighbour_cutoff)
+    kernels = make_kernels(config, config.embed_dim)
+    return CentroidInput(config.embed_dim, num_types(config), kernels, centre=source == "positions")
+
+
+def block_options(config: ModelConfig) -> BlockOptions:
+    shared = {name: getattr(config, name) for name in BlockOptions.__dataclass_fields__ if name != "dim"}
+    return BlockOptions(dim=config.embed_dim, **shared)

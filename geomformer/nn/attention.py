@@ -1,0 +1,96 @@
+"""The four attentions of a GeoMFormer block (paper Eq. 4 to 7).
+
+Every map is linear; those that act on vectors have no bias. Queries, keys and values of vectors are flattened to
+3 * channels per head, which turns the equivariant dot product into an ordinary one. Legend: `nn.ops`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from geomformer.nn.ops import attend
+
+
+class _Heads(nn.Module):
+    """Splits channels into heads and joins them again, for both streams."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+
+    def split_inv(self, x_BND: Tensor) -> Tensor:
+        """(B, N, D) -> (B, H, N, C)"""
+        return x_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def join_inv(self, x_BHNC: Tensor) -> Tensor:
+        return x_BHNC.transpose(1, 2).flatten(-2)
+
+    def split_equ(self, x_BN3D: Tensor) -> Tensor:
+        """(B, N, 3, D) -> (B, H, N, 3 C)"""
+        return x_BN3D.unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4).flatten(-2)
+
+    def join_equ(self, x_BHNC: Tensor) -> Tensor:
+        return x_BHNC.unflatten(-1, (3, -1)).permute(0, 2, 3, 1, 4).flatten(-2)
+
+    @property
+    def active_dropout(self) -> float:
+        return self.dropout if self.training else 0.0
+
+
+class InvariantSelfAttention(_Heads):
+    """Inv-Self-Attn (Eq. 5): Q = Z^I W_Q, K = Z^I W_K, V = Z^I W_V."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads, dropout)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, z_inv_BND: Tensor, bias_BHNN: Tensor) -> Tensor:
+        q, k, v = (self.split_inv(x) for x in self.qkv(z_inv_BND).chunk(3, -1))
+        return self.out(self.join_inv(attend(q, k, v, bias_BHNN, self.active_dropout)))
+
+
+class EquivariantSelfAttention(_Heads):
+    """Equ-Self-Attn (Eq. 5): Q = Z^E W_Q, K = Z^E W_K, V = Z^E W_V."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads, dropout)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, z_equ_BN3D: Tensor, bias_BHNN: Tensor) -> Tensor:
+        q, k, v = (self.split_equ(x) for x in self.qkv(z_equ_BN3D).chunk(3, -1))
+        return self.out(self.join_equ(attend(q, k, v, bias_BHNN, self.active_dropout)))
+
+
+class InvariantCrossAttention(_Heads):
+    """Inv-Cross-Attn (Eq. 6): Q = Z^I W_Q, K = <Z^E W_K1, Z^E W_K2>, V = <Z^E W_V1, Z^E W_V2>."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads, dropout)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 4 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, z_inv_BND: Tensor, z_equ_BN3D: Tensor, bias_BHNN: Tensor) -> Tensor:
+        first_BN3D, second_BN3D = self.kv(z_equ_BN3D).chunk(2, -1)
+        k_BND, v_BND = (first_BN3D * second_BN3D).sum(2).chunk(2, -1)
+        q, k, v = (self.split_inv(x) for x in (self.q(z_inv_BND), k_BND, v_BND))
+        return self.out(self.join_inv(attend(q, k, v, bias_BHNN, self.active_dropout)))
+
+
+class EquivariantCrossAttention(_Heads):
+    """Equ-Cross-Attn (Eq. 7): Q = Z^E W_Q, K = Z^E W_K1 * Z^I W_K2, V = Z^E W_V1 * Z^I W_V2."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__(dim, num_heads, dropout)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.gates = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, z_equ_BN3D: Tensor, z_inv_BND: Tensor, bias_BHNN: Tensor) -> Tensor:
+        q_BN3D, k_BN3D, v_BN3D = self.qkv(z_equ_BN3D).chunk(3, -1)
+        k_gate_BN1D, v_gate_BN1D = self.gates(z_inv_BND).unsqueeze(2).chunk(2, -1)
+        q, k, v = (self.split_equ(x) for x in (q_BN3D, k_BN3D * k_gate_BN1D, v_BN3D * v_gate_BN1D))
+        return self.out(self.join_equ(attend(q, k, v, bias_BHNN, self.active_dropout)))

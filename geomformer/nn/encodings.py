@@ -1,0 +1,155 @@
+"""Input layers of both streams and the structural encoding (paper section 4.2 and appendix A). Legend: `nn.ops`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from geomformer.nn.basis import AtomAffine, GaussianBasis, PairAffine, cosine_cutoff
+from geomformer.nn.ops import direction, safe_norm
+
+DIRECTION_EPS = 0.1
+"""Angstrom. An atom this close to the origin of its direction has a short direction, so that moving it by a
+hundredth of that changes little."""
+
+
+class AtomEmbedding(nn.Module):
+    """Z^{I,0}_i: the sum of one embedding per categorical input of an atom and a linear map of its numbers.
+
+    Args:
+        dim: D.
+        sizes: number of values of each categorical input.
+        num_numbers: number of real-valued inputs (charge, speed).
+    """
+
+    def __init__(self, dim: int, sizes: Sequence[int], num_numbers: int = 0) -> None:
+        super().__init__()
+        offsets = torch.tensor([0, *sizes[:-1]], dtype=torch.long).cumsum(0)
+        self.offsets: Tensor
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.tables = nn.Embedding(sum(sizes), dim) if sizes else None
+        if self.tables is not None:
+            nn.init.normal_(self.tables.weight, std=len(sizes) ** -0.5)
+        self.numbers = nn.Linear(num_numbers, dim) if num_numbers else None
+
+    def forward(self, categories_BNF: Tensor | None, numbers_BNF: Tensor | None) -> Tensor:
+        parts = []
+        if self.tables is not None and categories_BNF is not None:
+            parts.append(self.tables(categories_BNF + self.offsets).sum(-2))
+        if self.numbers is not None and numbers_BNF is not None:
+            parts.append(self.numbers(numbers_BNF))
+        return sum(parts[1:], parts[0])
+
+
+class CentroidInput(nn.Module):
+    """Z^{E,0}_i = r'_i / |r'_i| (psi(|r'_i|) W)^T, r' the position minus the mean over real atoms (section 4.2).
+
+    Velocities take the same map without centring. In group "e3" (appendix C.2) Z^{E,0}_i = r_i in every channel.
+    """
+
+    def __init__(self, dim: int, num_types: int, kernels: GaussianBasis, centre: bool = True) -> None:
+        super().__init__()
+        self.centre = centre
+        self.affine = AtomAffine(num_types)
+        self.kernels = kernels
+        self.linear = nn.Linear(kernels.centres.numel(), dim, bias=False)
+
+    def forward(self, x_BN3: Tensor, types_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        weight_BN1 = mask_BN[..., None].to(x_BN3.dtype)
+        if self.centre:
+            x_BN3 = x_BN3 - (x_BN3 * weight_BN1).sum(1, keepdim=True) / weight_BN1.sum(1, keepdim=True)
+        x_BN3 = x_BN3 * weight_BN1
+        g_BND = self.linear(self.kernels(self.affine(safe_norm(x_BN3), types_BN)))
+        return direction(x_BN3, DIRECTION_EPS)[..., None] * g_BND[:, :, None, :]
+
+
+class NeighbourInput(nn.Module):
+    """Z^{E,0}_i = sum_j r_ij / |r_ij| (psi(|r_ij|) W)^T f(|r_ij|), r_ij = r_j - r_i, f a smooth cutoff.
+
+    Full rank, independent of far atoms, and defined for periodic cells, which the centroid is not.
+    """
+
+    def __init__(self, dim: int, num_types: int, kernels: GaussianBasis, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.affine = PairAffine(num_types)
+        self.kernels = kernels
+        self.linear = nn.Linear(kernels.centres.numel(), dim, bias=False)
+
+    def forward(self, x_BN3: Tensor, types_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        r_BNN3 = x_BN3[:, None, :, :] - x_BN3[:, :, None, :]
+        d_BNN = safe_norm(r_BNN3)
+        weight_BNN = cosine_cutoff(d_BNN, self.cutoff) * mask_BN[:, None, :] * mask_BN[:, :, None]
+        u_BNN3 = direction(r_BNN3, DIRECTION_EPS) * weight_BNN[..., None]
+        psi_BNNK = self.kernels(self.affine(d_BNN, types_BN))
+        return self.linear(torch.matmul(u_BNN3.mT, psi_BNNK))
+
+
+class BondEncoding(nn.Module):
+    """A bias per head for each pair of atoms from its bond (type, stereo, conjugation); 0 is "no bond"."""
+
+    def __init__(self, sizes: Sequence[int], num_heads: int) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList(torch.zeros(size, num_heads) for size in sizes)
+        self.none = nn.Parameter(torch.zeros(1, num_heads))
+
+    def forward(self, bond_BNN: Tensor) -> Tensor:
+        """(B, N, N) -> (B, N, N, H). The tables are added up once, for all combinations, then looked up."""
+        table = self.tables[0]
+        for other in list(self.tables)[1:]:
+            table = (table[:, None, :] + other[None, :, :]).flatten(0, 1)
+        return torch.cat([self.none, table])[bond_BNN]
+
+
+class StructuralEncoding(nn.Module):
+    """The bias of all attentions: B_ij = GELU(b_ij W_1) W_2, b_ij Gaussian kernels of the distance (appendix A).
+
+    Args:
+        num_types: number of atom types.
+        kernels: K Gaussian kernels.
+        num_outputs: number of heads, or 1 for one value shared by all heads, as printed.
+        factorised: see `PairAffine`.
+        bond_sizes: values of each bond feature, to add a bias per bond; empty for none.
+        num_paths: number of shortest-path values, to add a bias per path length; 0 for none.
+    """
+
+    def __init__(
+        self,
+        num_types: int,
+        kernels: GaussianBasis,
+        num_outputs: int,
+        factorised: bool = True,
+        bond_sizes: Sequence[int] = (),
+        num_paths: int = 0,
+    ) -> None:
+        super().__init__()
+        num_kernels = kernels.centres.numel()
+        self.affine = PairAffine(num_types, factorised)
+        self.kernels = kernels
+        self.w1 = nn.Linear(num_kernels, num_kernels)
+        self.w2 = nn.Linear(num_kernels, num_outputs)
+        self.bond = BondEncoding(bond_sizes, num_outputs) if bond_sizes else None
+        self.path = nn.Embedding(num_paths, num_outputs) if num_paths else None
+        if self.path is not None:
+            nn.init.zeros_(self.path.weight)
+
+    def forward(
+        self, d_BNN: Tensor, types_BN: Tensor, bond_BNN: Tensor | None = None, path_BNN: Tensor | None = None
+    ) -> Tensor:
+        """Returns (B, H or 1, N, N), padding not yet masked."""
+        b_BNNK = self.kernels(self.affine(d_BNN, types_BN))
+        bias_BNNH = self.w2(nn.functional.gelu(self.w1(b_BNNK)))
+        if self.bond is not None and bond_BNN is not None:
+            bias_BNNH = bias_BNNH + self.bond(bond_BNN)
+        if self.path is not None and path_BNN is not None:
+            bias_BNNH = bias_BNNH + self.path(path_BNN)
+        return bias_BNNH.permute(0, 3, 1, 2).contiguous()
+
+
+def mask_keys(bias_BHNN: Tensor | None, mask_BN: Tensor, dtype: torch.dtype) -> Tensor:
+    """Adds -inf where the key is padding. Queries stay unmasked: a row of -inf alone would be NaN."""
+    key_B11N = torch.zeros(mask_BN.shape, dtype=dtype, device=mask_BN.device)
+    key_B11N = key_B11N.masked_fill(~mask_BN, float("-inf"))[:, None, None, :]
+    return key_B11N if bias_BHNN is None else bias_BHNN + key_B11N

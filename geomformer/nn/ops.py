@@ -1,0 +1,95 @@
+"""Tensor operations shared by the layers.
+
+Shape legend of `nn`: B molecules, N padded atoms, D channels, H heads, C channels of one head, K kernels, 3 space.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def safe_norm(x: Tensor) -> Tensor:
+    """Euclidean norm over the last axis whose gradient (and second derivative) at zero is zero instead of NaN."""
+    squared = x.square().sum(-1)
+    positive = squared > 0
+    return torch.where(positive, squared, 1.0).sqrt() * positive
+
+
+def direction(x: Tensor, eps: float) -> Tensor:
+    """X / sqrt(|x|^2 + eps^2): the unit vector far from zero, linear near it, so that it is smooth everywhere."""
+    return x * (x.square().sum(-1, keepdim=True) + eps * eps).rsqrt()
+
+
+def attend(q_BHNC: Tensor, k_BHMC: Tensor, v_BHMC: Tensor, bias_BHNM: Tensor, dropout: float = 0.0) -> Tensor:
+    """softmax(q k^T / sqrt(C) + bias) v, for all four attentions.
+
+    Fused kernels have no second derivative and, on a CPU, none of them takes a bias that needs a gradient: there the
+    explicit product is as fast at the size of molecules, so it is used whenever a gradient can be asked for.
+
+    Args:
+        q_BHNC, k_BHMC, v_BHMC: queries, keys, values; an equivariant head has C = 3 * channels.
+        bias_BHNM: added to the logits (H may be 1); -inf where a key is padding.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        (B, H, N, C)
+    """
+    if q_BHNC.is_cuda:
+        bias_BHNM = bias_BHNM.expand(*q_BHNC.shape[:3], k_BHMC.shape[2]).to(q_BHNC.dtype)
+        return F.scaled_dot_product_attention(q_BHNC, k_BHMC, v_BHMC, attn_mask=bias_BHNM, dropout_p=dropout)
+    logits_BHNM = torch.matmul(q_BHNC * q_BHNC.shape[-1] ** -0.5, k_BHMC.transpose(-1, -2)) + bias_BHNM
+    weights_BHNM = torch.softmax(logits_BHNM, dim=-1).to(v_BHMC.dtype)
+    if dropout:
+        weights_BHNM = F.dropout(weights_BHNM, dropout)
+    return torch.matmul(weights_BHNM, v_BHMC)
+
+
+def channel_dropout(z_BN3D: Tensor, p: float) -> Tensor:
+    """Drops whole vectors (one decision for x, y and z), which commutes with rotation."""
+    keep_BN1D = F.dropout(torch.ones_like(z_BN3D[..., :1, :]), p)
+    return z_BN3D * keep_BN1D
+
+
+def drop_path(increment: Tensor, p: float) -> Tensor:
+    """Drops the whole increment of a molecule with probability p and rescales the others (stochastic depth)."""
+    shape = (increment.shape[0],) + (1,) * (increment.dim() - 1)
+    return increment * F.dropout(torch.ones(shape, dtype=increment.dtype, device=increment.device), p)
+
+
+def inverse_sqrt_3x3(a: Tensor, steps: int) -> Tensor:
+    """A^(-1/2) of symmetric positive definite 3x3 matrices, without an eigendecomposition.
+
+    The square root S of A / tr(A) obeys its own characteristic equation, so it is known once its trace x is: x is the
+    largest root of x^4 - 2 x^2 - 8 det(S) x + 1 - 4 m = 0, m the sum of principal minors of A / tr(A) (Hoger and
+    Carlson, Q. Appl. Math. 42, 113, 1984). Newton's method from sqrt(3), an upper bound, falls monotonically onto it.
+    The root is simple for every positive definite A, equal eigenvalues included: value, gradient and second derivative
+    are smooth there, which those of an eigendecomposition are not.
+
+    Args:
+        a: (..., 3, 3), float32 or float64; float32 suits condition numbers up to about 100.
+        steps: Newton steps; 5 reach round-off for condition numbers up to 4.
+
+    Returns:
+        (..., 3, 3)
+    """
+    trace = a.diagonal(dim1=-2, dim2=-1).sum(-1)
+    a = a / trace[..., None, None]
+    minors = 0.5 * (1.0 - a.square().sum((-2, -1)))
+    third = (a[..., 0, :] * torch.linalg.cross(a[..., 1, :], a[..., 2, :], dim=-1)).sum(-1).sqrt()
+    first = torch.full_like(trace, 3.0**0.5)
+    for _ in range(steps):
+        square = first.square()
+        value = square * (square - 2.0) - 8.0 * third * first + 1.0 - 4.0 * minors
+        slope = 4.0 * first * (square - 1.0) - 8.0 * third
+        first = first - value / slope
+    second = 0.5 * (first.square() - 1.0)
+    denominator = first * second - third
+    p2 = first / (denominator * third)
+    p1 = (1.0 - first * (first.square() - second) / denominator) / third
+    p0 = (second - first.square() * third / denominator) / third
+    scale = trace.rsqrt()
+    p0, p1, p2 = (p0 * scale)[..., None, None], (p1 * scale)[..., None, None], (p2 * scale)[..., None, None]
+    identity = torch.eye(3, dtype=a.dtype, device=a.device)
+    return p0 * identity + p1 * a + p2 * (a @ a)
