@@ -1,0 +1,169 @@
+"""From an input row to a record: parsing, conformers, features and the reference geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from rdkit import Chem
+
+from geomformer.chem.alignment import best_permutation
+from geomformer.chem.conformers import Conformers, generate, source_number
+from geomformer.chem.features import atom_features, bond_features
+from geomformer.chem.molecules import CanonicalMolecule, canonicalise, has_geometry, read_molecule, with_hydrogens
+from geomformer.chem.reference import reference_matches
+from geomformer.chem.symmetry import automorphisms
+from geomformer.errors import ConfigError, MoleculeError
+from geomformer.records import RawMolecule, Record
+
+
+@dataclass(frozen=True)
+class ChemistryOptions:
+    """What a record is made of. All effort is bounded by counts, never by the clock, so that results can be repeated.
+
+    Attributes:
+        num_conformers: conformers per molecule.
+        hydrogens: keep all hydrogens; otherwise only those that a SMILES must write.
+        geometry: "generate" conformers, or take the "input" 3D coordinates of the mol block.
+        features: compute 2D atom and bond features.
+        max_atoms: the most kept atoms a molecule may have.
+        max_embed_attempts: embedding attempts per conformer on each rung of the ladder.
+        max_optimiser_steps: force-field iterations per conformer.
+        max_symmetry_matches: symmetry-equivalent atom orders looked at per molecule.
+
+    Raises:
+        ConfigError: a count is below 1, or `geometry` is neither "generate" nor "input".
+    """
+
+    num_conformers: int = 8
+    hydrogens: bool = False
+    geometry: Literal["generate", "input"] = "generate"
+    features: bool = True
+    max_atoms: int = 256
+    max_embed_attempts: int = 30
+    max_optimiser_steps: int = 200
+    max_symmetry_matches: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.geometry not in ("generate", "input"):
+            raise ConfigError(f"geometry is 'generate' or 'input', found {self.geometry!r}.")
+        for name in ("num_conformers", "max_atoms", "max_embed_attempts", "max_optimiser_steps", "max_symmetry_matches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
+
+
+def build(raw: RawMolecule, options: ChemistryOptions) -> Record | MoleculeError:
+    """Like `build_record`, for worker processes: returns the error instead of raising it, whatever went wrong."""
+    try:
+        return build_record(raw, options)
+    except MoleculeError as error:
+        return error
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - RDKit raises many types; one molecule must never stop a run
+        return MoleculeError("failed", f"RDKit could not process this molecule: {type(error).__name__}: {error}")
+
+
+def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
+    """Turns one input row into a record whose atoms stand in the order of its canonical SMILES.
+
+    The same molecule gives the same conformers, however it is written.
+
+    Raises:
+        MoleculeError: with status unparsable, no_geometry, too_large or failed.
+    """
+    source = read_molecule(raw)
+    if options.geometry == "input" and not (raw.kind == "mol" and has_geometry(source)):
+        found = "a drawing without a third dimension" if raw.kind == "mol" else "a SMILES"
+        raise MoleculeError("no_geometry", f"A mol block with 3D coordinates is needed, found {found}.")
+    canonical = canonicalise(source)
+    _check_size(canonical, options)
+    full = with_hydrogens(canonical)
+    kept = full if options.hydrogens else canonical.mol
+    conformers = _conformers(source, canonical, full, kept, options)
+    atoms = atom_features(kept)
+    positions, target = _ordered(raw, canonical, kept, atoms, conformers.positions, options)
+    record = Record(
+        id=raw.id,
+        positions=positions,
+        conformer_source=conformers.source,
+        atomic_numbers=np.array([atom.GetAtomicNum() for atom in kept.GetAtoms()], dtype=np.uint8),
+        smiles=canonical.smiles,
+        target_positions=target,
+        targets=dict(raw.targets),
+    )
+    if options.features:
+        record.atom_features = atoms
+        record.bond_index, record.bond_features = bond_features(kept)
+    return record
+
+
+def _check_size(canonical: CanonicalMolecule, options: ChemistryOptions) -> None:
+    size = canonical.mol.GetNumAtoms()
+    if options.hydrogens:
+        size += sum(atom.GetTotalNumHs() for atom in canonical.mol.GetAtoms())
+    if size > options.max_atoms:
+        kind = "atoms" if options.hydrogens else "heavy atoms"
+        raise MoleculeError("too_large", f"The molecule has {size} {kind}; the limit is {options.max_atoms}.")
+
+
+def _conformers(
+    source: Chem.Mol, canonical: CanonicalMolecule, full: Chem.Mol, kept: Chem.Mol, options: ChemistryOptions
+) -> Conformers:
+    if options.geometry == "generate":
+        made = generate(
+            full, canonical.smiles, options.num_conformers, options.max_embed_attempts, options.max_optimiser_steps
+        )
+        return Conformers(made.positions[:, : kept.GetNumAtoms()], made.source)
+    positions = _given_positions(source, canonical, kept)
+    return Conformers(positions[None], np.array([source_number("given")], dtype=np.uint8))
+
+
+def _given_positions(source: Chem.Mol, canonical: CanonicalMolecule, kept: Chem.Mol) -> np.ndarray:
+    """Coordinates of the mol block for the kept atoms; hydrogens it leaves out are placed on their atoms. (N, 3)"""
+    full = Chem.AddHs(source, addCoords=True)
+    heavy = canonical.order.tolist()
+    chosen = list(heavy)
+    taken = set(chosen)
+    for atom in list(kept.GetAtoms())[len(heavy) :]:
+        parent = full.GetAtomWithIdx(heavy[atom.GetNeighbors()[0].GetIdx()])
+        free = (n.GetIdx() for n in parent.GetNeighbors() if n.GetAtomicNum() == 1 and n.GetIdx() not in taken)
+        index = next(free, None)
+        if index is None:
+            raise MoleculeError("failed", "The hydrogens of the mol block do not fit the molecule it describes.")
+        chosen.append(index)
+        taken.add(index)
+    return np.array(full.GetConformer().GetPositions())[chosen]
+
+
+def _ordered(
+    raw: RawMolecule,
+    canonical: CanonicalMolecule,
+    kept: Chem.Mol,
+    atoms: np.ndarray,
+    positions: np.ndarray,
+    options: ChemistryOptions,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Exchanges equivalent atoms so that all conformers and the reference agree in which is which.
+
+    Returns:
+        conformers (C, N, 3) and the reference geometry (N, 3) or None; float32, each centred.
+    """
+    target = None
+    referenced = raw.reference_block is not None or raw.reference_numbers is not None
+    if referenced or len(positions) > 1:
+        limit = options.max_symmetry_matches
+        symmetries = automorphisms(kept, atoms, limit)
+        found = reference_matches(raw, canonical, kept, symmetries, limit) if referenced else None
+        if found is not None:
+            reference, matches = found
+            target = reference[best_permutation(reference, positions[0], matches)]
+        anchor = positions[0] if target is None else target
+        rest = [conformer[best_permutation(conformer, anchor, symmetries)] for conformer in positions[1:]]
+        positions = np.stack([positions[0], *rest])
+    return _centred(positions), None if target is None else _centred(target)
+
+
+def _centred(positions: np.ndarray) -> np.ndarray:
+    return (positions - positions.mean(axis=-2, keepdims=True)).astype(np.float32)
