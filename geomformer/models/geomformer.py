@@ -98,12 +98,17 @@ class GeoMFormer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier for linear maps; the vector head starts at zero."""
+        """Linear maps keep the variance of their input; those that end a residual branch are divided by the root of
+        the number of branches, so that depth does not grow the streams; the vector head starts at zero.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, GeoMFormerBlock):
+                module.scale_residuals((3 * self.config.num_layers) ** -0.5)
         if self.vector_head is not None:
             self.vector_head.reset_last()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -114,6 +115,16 @@ class GeoMFormerBlock(nn.Module):
         if self.equ_ffn:
             z_equ = self.add_equ(z_equ, self.equ_ffn(equ, inv))
         return z_inv, z_equ
+
+    @torch.no_grad()
+    def scale_residuals(self, factor: float) -> None:
+        """Multiplies the last map of every residual branch."""
+        attentions = (self.inv_self, self.equ_self, self.inv_cross, self.equ_cross)
+        last = [attention.out for attention in attentions if attention]
+        last += [self.inv_ffn.w2] if self.inv_ffn else []
+        last += [self.equ_ffn.w3] if self.equ_ffn else []
+        for linear in last:
+            linear.weight *= factor
 
     def add_inv(self, z_BND: Tensor, increment_BND: Tensor) -> Tensor:
         """Z + dropped increment."""

@@ -1,0 +1,125 @@
+"""Presets, YAML files and `section.key=value` overrides -> a checked `RunConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from geomformer.config.run import RunConfig
+from geomformer.errors import ConfigError, nearest
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_config(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Builds a configuration.
+
+    Args:
+        source: name of a preset, or path of a YAML file (which may say `extends: PRESET`).
+        overrides: `section.key=value`, values in YAML syntax; later ones win.
+
+    Raises:
+        ConfigError: unknown preset, key or value; the nearest known name is suggested.
+    """
+    values = read_source(str(source))
+    for override in overrides:
+        apply_override(values, override)
+    return validate(values, f"configuration '{source}'")
+
+
+def validate(values: Mapping[str, Any], where: str) -> RunConfig:
+    """Checks a plain mapping against the sections."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(explain(item) for item in error.errors())) from error
+
+
+def to_yaml(config: RunConfig) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def read_source(source: str) -> dict[str, Any]:
+    """Reads a preset or a file and everything it extends, without checking it."""
+    path = PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
+    if not path.is_file():
+        raise ConfigError(
+            f"'{source}' is neither a preset nor a configuration file.{nearest(source, preset_names())}",
+            f"Presets: {', '.join(preset_names())}.",
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections (task, model, data, optim, train), found {type(values).__name__}")
+    base = values.pop("extends", None)
+    merged = read_source(base) if base else {}
+    merge(merged, values)
+    if path.parent == PRESETS:
+        merged["preset"] = source
+    return merged
+
+
+def merge(base: dict[str, Any], update: Mapping[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Sets one `section.key=value` in place."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or len(keys) != 2 or not all(keys):
+        raise ConfigError(f"--set expects section.key=value, found '{override}'", "Example: --set train.max_steps=1000")
+    section, key = keys
+    if section not in RunConfig.model_fields:
+        raise ConfigError(f"--set {override}: there is no section '{section}'.{nearest(section, section_names())}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+    if isinstance(value, str) and is_float(value):
+        value = float(value)  # YAML 1.1 reads 1e-4 as text
+    values.setdefault(section, {})[key] = value
+
+
+def is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def section_names() -> list[str]:
+    return [name for name in RunConfig.model_fields if section_model(name) is not None]
+
+
+def section_model(name: str) -> type[BaseModel] | None:
+    annotation = RunConfig.model_fields[name].annotation if name in RunConfig.model_fields else None
+    candidates = [annotation, *get_args(annotation)]
+    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+
+
+def explain(error: Any) -> str:
+    """One pydantic complaint as a sentence."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        model = section_model(str(error["loc"][0])) if len(error["loc"]) > 1 else RunConfig
+        known = list(model.model_fields) if model else []
+        return f"unknown key '{where}'.{nearest(str(error['loc'][-1]), known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(error["input"], dict | BaseModel) else f", found {error['input']!r}"
+    return f"{where}: {message}{found}"

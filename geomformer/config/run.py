@@ -1,0 +1,92 @@
+"""The sections of a run other than the model, and the whole."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from geomformer.config.model import ModelConfig
+from geomformer.config.section import Section
+
+TASKS = ("gap", "is2re", "is2rs", "nbody", "md17")
+
+
+class TaskConfig(Section):
+    """What is predicted, from what, and which losses train it."""
+
+    name: Literal["gap", "is2re", "is2rs", "nbody", "md17"] = Field("gap", description="task")
+    targets: tuple[str, ...] = Field(("gap",), description="target columns of the prepared dataset")
+    answer: str | None = Field(None, description="target that `predict` reports; the first one if not set")
+    input_geometry: Literal["conformer", "reference"] = Field(
+        "conformer", description="positions at inference: generated conformers, or the reference (DFT) geometry"
+    )
+    reference_probability: float = Field(
+        0.8, ge=0, le=1, description="training: chance that the input is the noised reference geometry"
+    )
+    mixture_probability: float = Field(
+        0.1, ge=0, le=1, description="training: chance of a mixture of conformer and noised reference"
+    )
+    noise_scale: float = Field(0.2, ge=0, description="Angstrom, standard deviation per coordinate")
+    position_weight: tuple[float, float] = Field((0.3, 0.06), description="position loss, first to last step")
+    distance_weight: tuple[float, float] = Field((1.5, 0.3), description="pair-distance loss, first to last step")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskConfig:
+        if self.answer is not None and self.answer not in self.targets:
+            raise ValueError(f"answer {self.answer!r} must be one of the targets {list(self.targets)}")
+        if self.reference_probability + self.mixture_probability > 1:
+            raise ValueError("reference_probability + mixture_probability must not exceed 1")
+        return self
+
+
+class DataConfig(Section):
+    """Which prepared dataset, and how it is cut into batches."""
+
+    dataset: str = Field("pcqm4mv2", description="name or folder of a prepared dataset")
+    train_split: str = "train"
+    valid_split: str = "valid"
+    batch_size: int = Field(256, ge=1, description="molecules per step, at most")
+    batch_atoms: int = Field(8192, ge=1, description="padded atoms per step, at most")
+    valid_conformers: int = Field(8, ge=1, description="conformers averaged in validation, at most")
+    workers: int = Field(0, ge=0, description="processes that load batches; 0 loads in the training process")
+
+
+class OptimConfig(Section):
+    """Optimiser and learning-rate schedule."""
+
+    name: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = Field(2e-4, gt=0, description="peak")
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(5.0, description="gradients are scaled down to this norm; null for no clipping")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="after the warm-up, down to zero")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
+
+
+class TrainConfig(Section):
+    """Length, precision and bookkeeping of a run."""
+
+    max_steps: int | None = Field(None, ge=1, description="optimiser steps; wins over epochs")
+    epochs: float = Field(100.0, gt=0, description="passes over the train split")
+    seed: int = Field(1, ge=0)
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = Field(
+        "auto", description="auto: bf16-mixed on a GPU that has it, else 32-true"
+    )
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="exponential moving average of the weights; 0 for none")
+    log_every: int = Field(50, ge=1, description="steps")
+    validate_every: int | None = Field(None, ge=1, description="steps; once per epoch if not set")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps; with every validation if not set")
+    trackers: tuple[Literal["tensorboard"], ...] = Field((), description="in addition to metrics.jsonl")
+
+
+class RunConfig(Section):
+    """Everything a run depends on; saved resolved in its folder and in the artifact."""
+
+    preset: str | None = Field(None, description="preset this configuration started from")
+    task: TaskConfig = TaskConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
