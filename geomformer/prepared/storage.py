@@ -1,0 +1,287 @@
+"""Writing a prepared dataset, shard by shard, so that an interrupted run continues.
+
+Shard k holds what became of input rows k * shard_rows to (k + 1) * shard_rows: one file per split that has rows among
+them. A shard is finished when its sidecar in `.building` is there. Nothing written depends on the time, on the number
+of workers or on interruptions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from geomformer.errors import ConfigError, DataError
+from geomformer.prepared.schema import FORMAT_VERSION, REJECTED_SCHEMA, check_targets, schema_for, to_table
+from geomformer.prepared.statistics import summarise
+from geomformer.records import Record
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+REJECTED = "rejected.parquet"
+BUILDING = ".building"
+CACHE = ".cache"
+DEFAULT_SHARD_ROWS = 1000
+_SHARD = re.compile(r"[\w-]+-\d{5,}\.parquet")
+
+
+@dataclass(frozen=True)
+class DatasetDescription:
+    """What a prepared dataset is made of: everything that decides its content.
+
+    Attributes:
+        dataset: name.
+        targets: unit of every target by name; "" where it is unknown.
+        sources: name, size and sha256 of every source file (see `describe_file`).
+        options: everything else that changes the result.
+        level_of_theory: of the labels, where known.
+        seed: of the split and of whatever else is drawn.
+        particles: systems of charged particles, no molecules.
+        units: units of list columns that differ from the usual ones.
+    """
+
+    dataset: str
+    targets: Mapping[str, str]
+    sources: Sequence[Mapping[str, Any]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    level_of_theory: str | None = None
+    seed: int = 0
+    particles: bool = False
+    units: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one input row: a record in a split, or the reason why there is none."""
+
+    source_row: int
+    id: str
+    split: str | None = None
+    record: Record | None = None
+    reason: str | None = None
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Returns name, size in bytes and sha256 of a source file."""
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file through a temporary one in the same folder."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping) and value:
+        parts = [_flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+        return {key: item for part in parts for key, item in part.items()}
+    return {prefix: value}
+
+
+def rdkit_version() -> str:
+    """Returns the version of RDKit as installed, without loading it."""
+    try:
+        return metadata.version("rdkit")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class PreparedWriter:
+    """Writes one prepared dataset into a folder, continuing what an interrupted run left there.
+
+    Attributes:
+        complete: the folder holds this very dataset already; there is nothing to do.
+        finished: numbers of the shards that are there already.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        description: DatasetDescription,
+        *,
+        shard_rows: int = DEFAULT_SHARD_ROWS,
+        overwrite: bool = False,
+    ) -> None:
+        """Opens the folder.
+
+        Raises:
+            ConfigError: the folder holds something else, or a dataset with other options, and `overwrite` is False.
+        """
+        taken = check_targets(description.targets)
+        if taken is not None:
+            raise ConfigError(f"A target cannot be named '{taken}': prepared datasets have a column of that name.")
+        if shard_rows < 1:
+            raise ConfigError(f"Expected at least one input row per shard, found {shard_rows}.")
+        self.out, self.shard_rows = out, shard_rows
+        self._building = out / BUILDING
+        self._schema = schema_for(description.targets, particles=description.particles, units=description.units)
+        identity: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "dataset": description.dataset,
+            "sources": [dict(source) for source in description.sources],
+            "options": dict(description.options),
+            "level_of_theory": description.level_of_theory,
+            "seed": description.seed,
+            "targets": dict(description.targets),
+            "rdkit_version": rdkit_version(),
+            "shard_rows": shard_rows,
+        }
+        self._identity: dict[str, Any] = json.loads(_json(identity))
+        self._open(overwrite)
+
+    def _open(self, overwrite: bool) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot make the folder {self.out}: {error.strerror}.", "Choose another --out."
+            ) from error
+        state, manifest = self._building / "identity.json", self.out / MANIFEST
+        known = manifest if manifest.exists() else state
+        if not known.exists() and any(item.name not in (BUILDING, CACHE) for item in self.out.iterdir()):
+            raise ConfigError(
+                f"Expected an empty folder or a prepared dataset, found other files in {self.out}.",
+                "Choose another --out.",
+            )
+        if overwrite:
+            self._clear()
+        elif known.exists():
+            self._compare(known)
+        self.complete = manifest.exists()
+        if self.complete:
+            shutil.rmtree(self._building, ignore_errors=True)
+            self.finished: frozenset[int] = frozenset()
+            return
+        self._building.mkdir(exist_ok=True)
+        write_atomically(state, _json(self._identity))
+        self.finished = frozenset(self._finished())
+
+    def _clear(self) -> None:
+        for item in self.out.iterdir():
+            if item.name in (MANIFEST, REJECTED) or _SHARD.fullmatch(item.name):
+                item.unlink()
+        shutil.rmtree(self._building, ignore_errors=True)
+        shutil.rmtree(self.out / CACHE, ignore_errors=True)
+
+    def _compare(self, known: Path) -> None:
+        """Raises ConfigError when the folder's dataset was made from something else."""
+        try:
+            found = json.loads(known.read_text(encoding="utf-8"))
+            found["targets"] = {
+                name: target if isinstance(target, str) else target["unit"] for name, target in found["targets"].items()
+            }
+            there = _flatten({key: found.get(key) for key in self._identity})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"Expected JSON in {known}: {error}.", "Use --overwrite or another --out.") from error
+        now = _flatten(self._identity)
+        differing = [
+            f"{key}: {there.get(key, 'absent')} there, {now.get(key, 'absent')} now"
+            for key in sorted(there.keys() | now.keys())
+            if there.get(key, "absent") != now.get(key, "absent")
+        ]
+        if differing:
+            raise ConfigError(
+                f"{self.out} holds a dataset that was prepared differently ({'; '.join(differing[:5])}).",
+                "Use --overwrite to replace it, or another --out.",
+            )
+
+    def _sidecar(self, number: int) -> Path:
+        return self._building / f"{number:05d}.json"
+
+    def _finished(self) -> list[int]:
+        numbers = []
+        for sidecar in sorted(self._building.glob("[0-9]*.json")):
+            files = json.loads(sidecar.read_text(encoding="utf-8"))["files"]
+            intact = all(
+                (self.out / item["file"]).exists() and file_sha256(self.out / item["file"]) == item["sha256"]
+                for item in files
+            )
+            if intact:
+                numbers.append(int(sidecar.stem))
+        return numbers
+
+    def write_shard(self, number: int, rows: Sequence[Row]) -> None:
+        """Writes the rows of one shard, in order; afterwards it counts as finished."""
+        by_split: dict[str, list[Record]] = {}
+        rejected = []
+        for row in rows:
+            if row.record is not None and row.split is not None:
+                by_split.setdefault(row.split, []).append(row.record)
+            else:
+                rejected.append([row.id, row.source_row, row.reason or "no split"])
+        files = []
+        for split, records in sorted(by_split.items()):
+            path = self.out / f"{split}-{number:05d}.parquet"
+            self._write_table(path, to_table(records, self._schema))
+            files.append({"split": split, "file": path.name, "rows": len(records), "sha256": file_sha256(path)})
+        write_atomically(self._sidecar(number), _json({"files": files, "rejected": rejected}))
+
+    def _write_table(self, path: Path, table: pa.Table) -> None:
+        temporary = self._building / (path.name + ".tmp")
+        with temporary.open("wb") as handle:
+            pq.write_table(table, handle, compression="zstd", row_group_size=max(1, table.num_rows))
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+
+    def finish(self, num_rows: int) -> Path:
+        """Writes `rejected.parquet` and the manifest: the dataset is complete.
+
+        Args:
+            num_rows: input rows in all.
+
+        Raises:
+            DataError: no input row gave a record.
+        """
+        count = -(-num_rows // self.shard_rows)
+        files: list[dict[str, Any]] = []
+        rejected: list[list[Any]] = []
+        for number in range(count):
+            sidecar = json.loads(self._sidecar(number).read_text(encoding="utf-8"))
+            files.extend(sidecar["files"])
+            rejected.extend(sidecar["rejected"])
+        if not files:
+            reasons = "; ".join(f"{name} (row {row}): {reason}" for name, row, reason in rejected[:3])
+            raise DataError(f"None of the {num_rows} input rows gave a usable system: {reasons or 'no rows'}.")
+        columns = list(zip(*rejected, strict=True)) if rejected else [(), (), ()]
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, REJECTED_SCHEMA.types, strict=True)]
+        self._write_table(self.out / REJECTED, pa.Table.from_arrays(arrays, schema=REJECTED_SCHEMA))
+        splits: dict[str, dict[str, Any]] = {}
+        for item in files:
+            split = splits.setdefault(item["split"], {"rows": 0, "files": []})
+            split["rows"] += item["rows"]
+            split["files"].append({key: item[key] for key in ("file", "rows", "sha256")})
+        manifest = {**self._identity, "splits": splits, "rejected": len(rejected), "input_rows": num_rows}
+        manifest.update(summarise(self.out, splits, self._identity["targets"]))
+        write_atomically(self.out / MANIFEST, _json(manifest))
+        shutil.rmtree(self._building, ignore_errors=True)
+        logger.info("%s: %d files, %d rows rejected", self.out, len(files), len(rejected))
+        return self.out
