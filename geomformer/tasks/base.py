@@ -1,0 +1,55 @@
+"""What every task offers to training, evaluation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from geomformer.models.geomformer import ModelOutput
+from geomformer.prepared.collate import Sample
+from geomformer.records import Batch, Record
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """prediction = mean + scale * network output, in the target's unit."""
+
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+class Task(Protocol):
+    """One prediction problem: inputs and augmentation, targets, losses."""
+
+    targets: tuple[str, ...]
+
+    def training_sample(self, record: Record, index: int, rng: np.random.Generator) -> Sample:
+        """Draws one (augmented) input of a record. All randomness comes from `rng`."""
+
+    def inference_samples(self, record: Record, index: int, max_conformers: int) -> list[Sample]:
+        """The inputs whose predictions are averaged: one per conformer."""
+
+    def losses(self, output: ModelOutput, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Loss terms summed over the molecules of the batch, "total" among them. `progress` runs from 0 to 1."""
+
+    def predictions(self, output: ModelOutput) -> dict[str, Tensor]:
+        """Predictions per system (B,), in the unit of each target."""
+
+
+def between(ends: tuple[float, float], progress: float) -> float:
+    """A weight that moves linearly from its first to its last value."""
+    return ends[0] + (ends[1] - ends[0]) * min(max(progress, 0.0), 1.0)
+
+
+def scalings(statistics: Mapping[str, Mapping[str, float]], targets: tuple[str, ...]) -> dict[str, Scaling]:
+    """Mean and standard deviation of the train targets; a constant target keeps scale 1."""
+    found = {}
+    for target in targets:
+        values = statistics[target]
+        std = float(values["std"])
+        found[target] = Scaling(float(values["mean"]), std if std > 0 else 1.0)
+    return found

@@ -1,0 +1,62 @@
+"""Batches of a split for training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from geomformer.prepared.collate import collate
+from geomformer.prepared.dataset import PreparedSplit
+from geomformer.prepared.sampler import AtomBudgetSampler
+from geomformer.records import Batch
+from geomformer.tasks.base import Task
+
+
+class EpochBatches(Dataset[Batch]):
+    """The batches of one epoch, each made on demand from (seed, epoch, row) alone, so that workers change nothing."""
+
+    def __init__(
+        self, split: PreparedSplit, task: Task, rows: Sequence[np.ndarray], seed: int, epoch: int, features: bool
+    ) -> None:
+        self.split, self.task, self.rows = split, task, rows
+        self.seed, self.epoch, self.features = seed, epoch, features
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Batch:
+        samples = []
+        for row in self.rows[number].tolist():
+            rng = np.random.Generator(np.random.PCG64([self.seed, self.epoch, row]))
+            samples.append(self.task.training_sample(self.split[row], row, rng))
+        return collate(samples, features=self.features)
+
+
+def training_batches(
+    split: PreparedSplit,
+    task: Task,
+    sampler: AtomBudgetSampler,
+    seed: int,
+    epoch: int,
+    first: int,
+    *,
+    features: bool,
+    workers: int,
+) -> Iterator[Batch]:
+    """Batches of `epoch`, from number `first` on."""
+    batches = EpochBatches(split, task, sampler.batches(epoch), seed, epoch, features)
+    numbers = range(first, len(batches))
+    if workers == 0:
+        return (batches[number] for number in numbers)
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        multiprocessing_context="spawn",
+        pin_memory=torch.cuda.is_available(),
+    )
+    return iter(loader)

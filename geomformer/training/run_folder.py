@@ -1,0 +1,122 @@
+"""The folder of a run: configuration, log, metrics, checkpoints. Everything is written so that a kill loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from geomformer.config.load import to_yaml
+from geomformer.config.run import RunConfig
+from geomformer.errors import ConfigError, DataError
+
+FORMAT_VERSION = 1
+KEPT_CHECKPOINTS = 2
+
+
+class RunFolder:
+    """`manifest.json`, `config.yaml`, `log.txt`, `metrics.jsonl` (no wall-clock), `timing.jsonl`, `checkpoints/`.
+
+    Args:
+        path: the folder.
+        resume: continue the run in it; without, a folder that already holds a run is refused.
+
+    Raises:
+        ConfigError: there is a run and `resume` is off, or none and it is on.
+        DataError: the run was written by a newer version.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        manifest = path / "manifest.json"
+        if manifest.exists() and not resume:
+            raise ConfigError(f"{path} already holds a run.", "Continue it with --resume, or name another --out.")
+        if resume and not manifest.exists():
+            raise ConfigError(f"{path} holds no run to resume (no manifest.json).", "Check --out.")
+        if resume and (found := json.loads(manifest.read_text())["format_version"]) > FORMAT_VERSION:
+            raise DataError(f"{path} is a run of format {found}, newer than {FORMAT_VERSION}: update geomformer.")
+        self._files: dict[str, TextIO] = {}
+
+    def create(self, config: RunConfig, facts: dict[str, Any]) -> None:
+        """Writes the configuration and what identifies the run's data."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path / "config.yaml", to_yaml(config))
+        write_atomic(self.path / "manifest.json", json.dumps({"format_version": FORMAT_VERSION, **facts}, indent=2))
+
+    def facts(self) -> dict[str, Any]:
+        return json.loads((self.path / "manifest.json").read_text())
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        """Appends one JSON line to `metrics.jsonl` or `timing.jsonl`."""
+        if name not in self._files:
+            self._files[name] = (self.path / name).open("a", encoding="utf8")
+        self._files[name].write(json.dumps(line) + "\n")
+        self._files[name].flush()
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drops the lines after `step`, which a resumed run will write again."""
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            path = self.path / name
+            if path.exists():
+                kept = [line for line in complete_lines(path) if json.loads(line)["step"] <= step]
+                write_atomic(path, "".join(line + "\n" for line in kept))
+
+    def save_checkpoint(self, state: dict[str, Any], step: int, best: bool) -> None:
+        """Saves atomically, keeps the last two and the best."""
+        path = self.checkpoints / f"step-{step:08d}.pt"
+        save_atomic(state, path)
+        if best:
+            link = self.checkpoints / "best.tmp"
+            link.unlink(missing_ok=True)
+            os.link(path, link)
+            link.replace(self.checkpoints / "best.pt")
+        for old in self.step_checkpoints()[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def step_checkpoints(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("step-*.pt"))
+
+    def load_last(self) -> dict[str, Any] | None:
+        """The newest checkpoint, or None before the first."""
+        paths = self.step_checkpoints()
+        return load_checkpoint(paths[-1]) if paths else None
+
+    def load_best(self) -> dict[str, Any]:
+        return load_checkpoint(self.checkpoints / "best.pt")
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads tensors and plain values only; no code in the file can run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a checkpoint: {error}") from error
+
+
+def complete_lines(path: Path) -> list[str]:
+    """Lines that a kill has not cut."""
+    return [line for line in path.read_text(encoding="utf8").split("\n")[:-1] if line.endswith("}")]
+
+
+def save_atomic(state: dict[str, Any], path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf8")
+    temporary.replace(path)
