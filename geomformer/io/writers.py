@@ -107,7 +107,7 @@ class _TextWriter(RowWriter):
         if self.path.name.lower().endswith(".gz"):
             self.handle = gzip.open(self.partial, "wt", encoding="utf-8", newline="")  # noqa: SIM115
         else:
-            self.handle = self.partial.open("w", encoding="utf-8", newline="")  # noqa: SIM115
+            self.handle = self.partial.open("w", encoding="utf-8", newline="")
         self._start()
 
     def _start(self) -> None:
