@@ -1,0 +1,113 @@
+"""Files of an artifact folder: names, checksums, durable writes, reading manifest and configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from geomformer.artifacts.manifest import Manifest
+from geomformer.artifacts.upgrade import upgrade
+from geomformer.config.load import validate
+from geomformer.config.run import RunConfig
+from geomformer.errors import ArtifactError, ConfigError
+
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.yaml"
+CARD = "README.md"
+SELFTEST = "selftest.safetensors"
+REQUIRED = (WEIGHTS, CONFIG, CARD, SELFTEST)
+"""Files beside the manifest; each must have its checksum in it."""
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Writes a file and waits until it is on the disk."""
+    with path.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the entries of a folder durable, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads the manifest of an artifact folder, of this or an older format.
+
+    Raises:
+        ArtifactError: it is missing, damaged, newer, or lacks keys (which are named).
+    """
+    file = path / MANIFEST
+    try:
+        raw = json.loads(file.read_text(encoding="utf8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is no model: it holds no {MANIFEST}") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file} cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise ArtifactError(f"{file}: expected a JSON object, found {type(raw).__name__}")
+    try:
+        manifest = Manifest.model_validate(upgrade(raw, str(file)))
+    except ValidationError as error:
+        raise ArtifactError(f"{file}: {explain(error)}") from error
+    missing = [name for name in REQUIRED if name not in manifest.files]
+    if missing:
+        raise ArtifactError(f"{file}: 'files' lacks the checksum of {', '.join(missing)}")
+    return manifest
+
+
+def explain(error: ValidationError) -> str:
+    """All complaints of pydantic as one sentence: which key, and what is wrong with it."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'manifest'}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()
+    )
+
+
+def read_config(path: Path) -> RunConfig:
+    """Reads the configuration of an artifact folder.
+
+    Raises:
+        ArtifactError: it is no valid configuration.
+    """
+    file = path / CONFIG
+    try:
+        values: Any = yaml.safe_load(file.read_text(encoding="utf8"))
+        if not isinstance(values, dict):
+            raise ArtifactError(f"{file}: expected sections, found {type(values).__name__}")
+        return validate(values, str(file))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ArtifactError(f"{file} cannot be read: {error}") from error
+    except ConfigError as error:
+        raise ArtifactError(error.message, error.hint) from error
+
+
+def file_problems(path: Path, manifest: Manifest) -> list[str]:
+    """Says which files of the folder are missing or differ from their checksum."""
+    problems = []
+    for name, expected in sorted(manifest.files.items()):
+        file = path / name
+        if not file.is_file():
+            problems.append(f"{file} is missing")
+        elif (found := sha256_of(file)) != expected:
+            problems.append(f"{file} is damaged or was changed (expected sha256 {expected}, found {found})")
+    return problems

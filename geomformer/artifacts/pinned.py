@@ -1,0 +1,37 @@
+"""Checksums of the bundled models. A checksum inside an artifact shows integrity; one in the code shows origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from geomformer.artifacts.files import MANIFEST, sha256_of
+from geomformer.errors import ArtifactError
+
+PINNED: dict[str, str] = {}
+"""NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
+
+
+def pin_of(path: Path) -> str:
+    """Returns the value that `PINNED` must have for the artifact folder `path`."""
+    return sha256_of(path / MANIFEST)
+
+
+def check_pin(reference: str, path: Path) -> None:
+    """Refuses a bundled model that is not the one this version was released with.
+
+    Raises:
+        ArtifactError: its manifest differs from the pinned one, or there is no pin.
+    """
+    expected = PINNED.get(reference)
+    if expected is None:
+        raise ArtifactError(
+            f"bundled model {reference} ({path}) has no checksum in this version of geomformer",
+            "Reinstall geomformer.",
+        )
+    found = pin_of(path)
+    if found != expected:
+        raise ArtifactError(
+            f"bundled model {reference}: {path / MANIFEST} is not the one this version was released with"
+            f" (expected sha256 {expected}, found {found})",
+            "Reinstall geomformer.",
+        )

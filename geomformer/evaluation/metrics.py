@@ -1,0 +1,130 @@
+"""Errors of predictions, summed in float64.
+
+Own sums instead of torchmetrics: its mean errors accumulate in the type of the input and know no missing labels, and
+importing it costs more than an evaluation of a small file.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from geomformer.errors import ArtifactError, DataError
+
+
+class TargetMetrics:
+    """MAE, RMSE and MSE of one target, over any number of updates."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.absolute = 0.0
+        self.squared = 0.0
+
+    def update(self, prediction: Any, target: Any) -> None:
+        """Adds predictions and labels of equal shape (tensors on any device, or arrays); NaN labels are unlabelled.
+
+        Raises:
+            ArtifactError: a prediction for a labelled entry is not finite.
+            DataError: a label is infinite.
+            ValueError: the shapes differ.
+        """
+        found, wanted = as_array(prediction), as_array(target)
+        if found.shape != wanted.shape:
+            raise ValueError(f"predictions have shape {found.shape}, targets {wanted.shape}")
+        labelled = ~np.isnan(wanted)
+        found, wanted = found[labelled], wanted[labelled]
+        if not np.isfinite(wanted).all():
+            raise DataError(f"{int(np.isinf(wanted).sum())} labels are infinite", "Leave unlabelled entries empty.")
+        if not np.isfinite(found).all():
+            bad = int((~np.isfinite(found)).sum())
+            raise ArtifactError(f"{bad} of {found.size} predictions are not finite numbers")
+        errors = found - wanted
+        self.count += errors.size
+        self.absolute += float(np.abs(errors).sum())
+        self.squared += float(np.square(errors).sum())
+
+    def compute(self) -> dict[str, float]:
+        """Returns mae, rmse, mse and count; without any labelled entry the count (0) only, never NaN."""
+        if not self.count:
+            return {"count": 0}
+        mse = self.squared / self.count
+        return {"mae": self.absolute / self.count, "rmse": math.sqrt(mse), "mse": mse, "count": self.count}
+
+
+def metric_key(target: str, metric: str, unit: str) -> str:
+    """Name of a metric in every output: TARGET_METRIC_UNIT (`gap_mae_ev`); squared units end in 2 (`gap_mse_ev2`), and
+    there is no unit for numbers without one (`positions_mse`).
+    """
+    if not unit:
+        return f"{target}_{metric}"
+    return f"{target}_{metric}_{unit}{'2' if metric == 'mse' else ''}"
+
+
+def group_mean(values: Any, index: Any, n: int) -> np.ndarray:
+    """Averages rows that belong together, such as the conformers of a molecule.
+
+    Args:
+        values: (M,) or (M, T).
+        index: (M,) group of every row, from 0 to n - 1, in any order.
+        n: number of groups.
+
+    Returns:
+        (n,) or (n, T) float64; NaN for groups without rows.
+    """
+    array, group = as_array(values), _groups(index, n)
+    total = np.zeros((n, *array.shape[1:]))
+    np.add.at(total, group, array)
+    count = np.bincount(group, minlength=n).astype(np.float64).reshape(n, *[1] * (array.ndim - 1))
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def group_median(values: Any, index: Any, n: int) -> np.ndarray:
+    """As `group_mean`, with the median: one odd conformer does not move it."""
+    array, group = as_array(values), _groups(index, n)
+    if array.ndim > 1:
+        return np.stack([group_median(column, group, n) for column in array.T], -1)
+    ordered = array[np.lexsort((array, group))]
+    count = np.bincount(group, minlength=n)
+    start = np.cumsum(count) - count
+    median = np.full(n, np.nan)
+    some = count > 0
+    low, high = start + (count - 1) // 2, start + count // 2
+    median[some] = 0.5 * (ordered[low[some]] + ordered[high[some]])
+    return median
+
+
+def bootstrap_interval(errors: Any, seed: int, resamples: int = 1000) -> tuple[float, float]:
+    """95 % interval of the mean absolute error by the percentile bootstrap.
+
+    Args:
+        errors: (M,) prediction minus label; NaN where unlabelled.
+        seed: the same seed gives the same interval.
+        resamples: times that M errors are drawn with replacement.
+
+    Raises:
+        ValueError: there are no errors.
+    """
+    absolute = np.abs(as_array(errors).ravel())
+    absolute = absolute[~np.isnan(absolute)]
+    if not absolute.size:
+        raise ValueError("an interval needs at least one error")
+    random = np.random.default_rng(seed)
+    means = [absolute[random.integers(absolute.size, size=absolute.size)].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Array-like or tensor (any device, any type) -> float64 array."""
+    if hasattr(values, "detach"):
+        values = values.detach().double().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def _groups(index: Any, n: int) -> np.ndarray:
+    group = as_array(index).astype(np.int64)
+    if group.size and (group.min() < 0 or group.max() >= n):
+        raise ValueError(f"groups run from 0 to {n - 1}, found {group.min()} to {group.max()}")
+    return group
