@@ -61,13 +61,14 @@ class Executor(Protocol):
 class LocalExecutor:
     """Worker processes on this machine.
 
-    A worker that dies or exceeds the time limit costs one item, which becomes a `Failure`; it is replaced, and the items
-    it still had are done. Workers start by "spawn", ignore Ctrl-C (the parent handles it) and end with the parent.
+    A worker that dies or exceeds the time limit costs one item, which becomes a `Failure`; the worker is replaced and
+    the items it still had are done. Workers start by "spawn", ignore Ctrl-C (the parent handles it) and end with the
+    parent.
 
     Args:
         workers: number of processes; 0 runs the function in this process, without any protection.
         timeout: seconds that one item may take.
-        chunk_size: the most items sent to a worker at once.
+        chunk_size: items that a worker holds at most.
 
     Raises:
         ConfigError: a number is out of range.
@@ -216,7 +217,8 @@ class _Run:
         return None
 
     def _next_chunk(self) -> list[tuple[int, Any]]:
-        size = min(self.chunk_size, 1 + self.sent_chunks // self.max_workers)
+        # Short at first, so that all workers get some of a short input; half, because a worker holds two chunks.
+        size = min(max(1, self.chunk_size // 2), 1 + self.sent_chunks // self.max_workers)
         if self.retry:
             return [self.retry.popleft() for _ in range(min(size, len(self.retry)))]
         room = self.window - (self.pulled - self.returned)
@@ -256,7 +258,7 @@ class _Run:
     def _read(self, worker: _Worker) -> None:
         try:
             while worker.pipe.poll():
-                index, succeeded, value = pickle.loads(worker.pipe.recv_bytes())  # noqa: S301 - from our own worker
+                index, succeeded, value = pickle.loads(worker.pipe.recv_bytes())
                 if index is None:
                     self._started(worker, succeeded, value)
                     continue
@@ -344,13 +346,13 @@ def _work(pipe: Connection, payload: bytes) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         try:
-            function = pickle.loads(payload)  # noqa: S301 - written by the parent
+            function = pickle.loads(payload)
         except Exception as error:  # noqa: BLE001 - handed to the parent
             pipe.send_bytes(_message(None, False, error))
             return
         pipe.send_bytes(_message(None, True, None))
         while True:
-            for index, item in pickle.loads(pipe.recv_bytes()):  # noqa: S301 - written by the parent
+            for index, item in pickle.loads(pipe.recv_bytes()):
                 pipe.send_bytes(_attempt(function, index, item))
 
 
@@ -366,7 +368,7 @@ def _message(index: int | None, succeeded: bool, value: Any) -> bytes:
     if not succeeded:
         text = "".join(traceback.format_exception(value))
         try:
-            pickle.loads(pickle.dumps(value, protocol=5))  # noqa: S301 - our own bytes
+            pickle.loads(pickle.dumps(value, protocol=5))
         except Exception:  # noqa: BLE001 - exceptions with their own __init__ fail in many ways
             value = RuntimeError(text)
         else:

@@ -60,7 +60,7 @@ def permuted_rmsd(mobile: np.ndarray, target: np.ndarray, permutations: np.ndarr
 
 
 def best_permutation(mobile: np.ndarray, target: np.ndarray, permutations: np.ndarray) -> np.ndarray:
-    """Returns the row p of `permutations` (P, N) for which `mobile[p]` lies closest to `target`; ties: the first. (N,)"""
+    """Returns the row p of `permutations` (P, N) that brings `mobile[p]` closest to `target`; ties: the first. (N,)"""
     if len(permutations) == 1:
         return permutations[0]
     distances = permuted_rmsd(mobile, target, permutations)

@@ -48,7 +48,13 @@ class ChemistryOptions:
     def __post_init__(self) -> None:
         if self.geometry not in ("generate", "input"):
             raise ConfigError(f"geometry is 'generate' or 'input', found {self.geometry!r}.")
-        for name in ("num_conformers", "max_atoms", "max_embed_attempts", "max_optimiser_steps", "max_symmetry_matches"):
+        for name in (
+            "num_conformers",
+            "max_atoms",
+            "max_embed_attempts",
+            "max_optimiser_steps",
+            "max_symmetry_matches",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}.")
 
@@ -88,7 +94,7 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
         id=raw.id,
         positions=positions,
         conformer_source=conformers.source,
-        atomic_numbers=np.array([atom.GetAtomicNum() for atom in kept.GetAtoms()], dtype=np.uint8),
+        atomic_numbers=atoms[:, 0] + np.uint8(1),
         smiles=canonical.smiles,
         target_positions=target,
         targets=dict(raw.targets),
@@ -112,10 +118,8 @@ def _conformers(
     source: Chem.Mol, canonical: CanonicalMolecule, full: Chem.Mol, kept: Chem.Mol, options: ChemistryOptions
 ) -> Conformers:
     if options.geometry == "generate":
-        made = generate(
-            full, canonical.smiles, options.num_conformers, options.max_embed_attempts, options.max_optimiser_steps
-        )
-        return Conformers(made.positions[:, : kept.GetNumAtoms()], made.source)
+        limits = (options.max_embed_attempts, options.max_optimiser_steps)
+        return generate(full, kept, canonical.smiles, options.num_conformers, *limits)
     positions = _given_positions(source, canonical, kept)
     return Conformers(positions[None], np.array([source_number("given")], dtype=np.uint8))
 

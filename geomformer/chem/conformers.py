@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -16,6 +17,8 @@ from geomformer.records import CONFORMER_SOURCES
 RUNGS = ("etkdg", "etkdg_random", "etkdg_loose")
 COINCIDENT = 0.4
 """Two atoms closer than this (Angstrom) mean that a conformer collapsed."""
+COINCIDENT_IN_DRAWING = 0.01
+"""The same for a flat drawing, where parts of a crowded molecule may overlap."""
 FRAGMENT_GAP = 2.5
 """Distance at which separate fragments are set before the force field sees them, Angstrom."""
 FRAGMENT_CLASH = 1.2
@@ -49,14 +52,17 @@ def seed_of(smiles: str) -> int:
     return (zlib.crc32(smiles.encode()) & 0xFFFFFF) + 1
 
 
-def generate(mol: Chem.Mol, smiles: str, count: int, max_embed_attempts: int, max_optimiser_steps: int) -> Conformers:
-    """Generates conformers for a molecule with all its hydrogens; the same ones for the same arguments.
+def generate(
+    mol: Chem.Mol, kept: Chem.Mol, smiles: str, count: int, max_embed_attempts: int, max_optimiser_steps: int
+) -> Conformers:
+    """Generates conformers of a molecule; the same ones for the same arguments.
 
     The first rung that gives a conformer is used: ETKDG; ETKDG from random coordinates; distance geometry without
     chirality, torsion knowledge or strict distance bounds; a flat drawing.
 
     Args:
-        mol: molecule with explicit hydrogens.
+        mol: molecule with explicit hydrogens, which the force field needs.
+        kept: the N atoms wanted, the first ones of `mol`.
         smiles: its canonical SMILES, the source of the seed.
         count: conformers wanted; fewer come back when some fail.
         max_embed_attempts: attempts per conformer and rung.
@@ -67,13 +73,19 @@ def generate(mol: Chem.Mol, smiles: str, count: int, max_embed_attempts: int, ma
     """
     with rdBase.BlockLogs():
         for rung in RUNGS:
-            if not embed(mol, rung, count, seed_of(smiles), max_embed_attempts):
+            # Where ETKDG failed the next rungs may fail as well: one conformer tells at an eighth of the effort.
+            first_try = count if rung == RUNGS[0] else 1
+            found = embed(mol, rung, first_try, seed_of(smiles), max_embed_attempts)
+            if found and first_try < count:
+                found = embed(mol, rung, count, seed_of(smiles), max_embed_attempts)
+            if not found:
                 continue
             positions = _optimised(mol, max_optimiser_steps)
             if len(positions):
+                positions = positions[:, : kept.GetNumAtoms()]
                 return Conformers(positions, np.full(len(positions), source_number(rung), dtype=np.uint8))
-        positions = draw(mol)
-    if not usable(positions):
+        positions = draw(kept)
+    if not usable(positions, COINCIDENT_IN_DRAWING):
         raise MoleculeError("failed", "No geometry could be made for this molecule, not even a flat drawing.")
     return Conformers(positions[None], np.array([source_number("flat_2d")], dtype=np.uint8))
 
@@ -93,8 +105,8 @@ def draw(mol: Chem.Mol) -> np.ndarray:
     return np.array(mol.GetConformer().GetPositions())
 
 
-def usable(positions: np.ndarray) -> bool:
-    """Whether all coordinates (N, 3) are finite and no two atoms coincide."""
+def usable(positions: np.ndarray, coincident: float = COINCIDENT) -> bool:
+    """Whether all coordinates (N, 3) are finite and no two atoms are closer than `coincident` (Angstrom)."""
     if not np.isfinite(positions).all():
         return False
     if len(positions) == 1:
@@ -102,11 +114,11 @@ def usable(positions: np.ndarray) -> bool:
     delta = positions[:, None] - positions[None]
     squares = np.einsum("ijk,ijk->ij", delta, delta)
     np.fill_diagonal(squares, np.inf)
-    return bool(squares.min() > COINCIDENT**2)
+    return bool(squares.min() > coincident**2)
 
 
 def _parameters(rung: str, seed: int, max_attempts: int) -> rdDistGeom.EmbedParameters:
-    parameters = rdDistGeom.ETKDGv3()
+    parameters: Any = rdDistGeom.ETKDGv3()
     parameters.randomSeed = seed
     parameters.numThreads = 1
     parameters.maxIterations = max_attempts
@@ -130,15 +142,19 @@ def _optimised(mol: Chem.Mol, steps: int) -> np.ndarray:
     _relax(mol, steps, together=len(fragments) > 1)
     if len(fragments) > 1:
         _separate_all(mol, fragments, FRAGMENT_CLASH)
-    pairs = zip(_positions(mol), before, strict=True)
-    # A force field without good parameters can tear a molecule apart: then the embedded geometry is the better one.
-    chosen = [after if usable(after) else original for after, original in pairs]
-    return np.array([positions for positions in chosen if usable(positions)])
+    chosen = []
+    for after, original in zip(_positions(mol), before, strict=True):
+        # A force field without good parameters can tear a molecule apart: then the embedded geometry is the better one.
+        if usable(after):
+            chosen.append(after)
+        elif usable(original):
+            chosen.append(original)
+    return np.array(chosen)
 
 
 def _relax(mol: Chem.Mol, steps: int, together: bool) -> None:
     """MMFF94, else UFF, else nothing. `together`: fragments feel each other."""
-    options = {"numThreads": 1, "maxIters": steps, "ignoreInterfragInteractions": not together}
+    options: dict[str, Any] = {"numThreads": 1, "maxIters": steps, "ignoreInterfragInteractions": not together}
     try:
         results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, **options)
         if any(status >= 0 for status, _ in results):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -20,6 +21,7 @@ FLAT_SPREAD = 1e-3
 _NON_METALS = frozenset(
     [1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 32, 33, 34, 35, 36, 51, 52, 53, 54, 85, 86, 117, 118]
 )
+_HYDROGEN = Chem.MolFromSmarts("[#1]")
 _TIMESTAMP = re.compile(r"^\[\d\d:\d\d:\d\d\]\s*")
 
 
@@ -67,9 +69,15 @@ def read_molecule(raw: RawMolecule) -> Chem.Mol:
     mol = read_block(raw.text) if raw.kind == "mol" else read_smiles(raw.text.strip())
     if mol.GetNumAtoms() == 0:
         raise MoleculeError("unparsable", "The structure has no atoms.")
-    _refuse_queries(mol)
     for atom in mol.GetAtoms():
-        atom.SetAtomMapNum(0)
+        _refuse_query(atom)
+        # Labels of atoms are no part of the molecule, but canonical SMILES keep them.
+        if atom.GetAtomMapNum():
+            atom.SetAtomMapNum(0)
+    for bond in mol.GetBonds() if raw.kind == "mol" else ():
+        if bond.HasQuery():
+            ends = f"{bond.GetBeginAtomIdx() + 1} and {bond.GetEndAtomIdx() + 1}"
+            raise MoleculeError("unparsable", f"The bond between atoms {ends} is a search pattern, not a bond.")
     return mol
 
 
@@ -80,7 +88,7 @@ def read_smiles(smiles: str, remove_hydrogens: bool = True) -> Chem.Mol:
         MoleculeError: `unparsable`: a syntax error, or a molecule that cannot exist as written.
     """
     with captured_log() as log:
-        parameters = Chem.SmilesParserParams()
+        parameters: Any = Chem.SmilesParserParams()
         parameters.removeHs = remove_hydrogens
         mol = Chem.MolFromSmiles(smiles, parameters)
         if mol is None:
@@ -142,11 +150,8 @@ def canonicalise(mol: Chem.Mol) -> CanonicalMolecule:
 
     Hydrogens that a SMILES can leave out are dropped. If the SMILES cannot be read back, the molecule is kept as it is.
     """
-    for index, atom in enumerate(mol.GetAtoms()):
-        atom.SetIntProp("_source", index)
     with rdBase.BlockLogs():
-        mol = _without_hydrogens(mol)
-        order = np.array([atom.GetIntProp("_source") for atom in mol.GetAtoms()], dtype=np.int64)
+        mol, order = _without_hydrogens(mol)
         smiles = ""
         for _ in range(MAX_CANONICAL_PASSES):
             written = Chem.MolToSmiles(mol)
@@ -173,33 +178,30 @@ def _reread(smiles: str, mol: Chem.Mol) -> tuple[Chem.Mol, np.ndarray]:
     if reread.GetNumAtoms() == len(output):
         return reread, output
     full = read_smiles(smiles, remove_hydrogens=False)
-    for index, atom in enumerate(full.GetAtoms()):
-        atom.SetIntProp("_written", index)
-    reread = _without_hydrogens(full)
     if full.GetNumAtoms() != len(output):
         raise MoleculeError("failed", f"The SMILES {smiles} does not describe the same atoms when read back.")
-    return reread, output[[atom.GetIntProp("_written") for atom in reread.GetAtoms()]]
+    reread, kept = _without_hydrogens(full)
+    return reread, output[kept]
 
 
-def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
-    if all(atom.GetAtomicNum() != 1 for atom in mol.GetAtoms()):
-        return mol
+def _without_hydrogens(mol: Chem.Mol) -> tuple[Chem.Mol, np.ndarray]:
+    """Drops the hydrogens that a SMILES can leave out; the indices of the atoms that stay. (N,)"""
+    if not mol.HasSubstructMatch(_HYDROGEN):
+        return mol, np.arange(mol.GetNumAtoms())
+    for index, atom in enumerate(mol.GetAtoms()):
+        atom.SetIntProp("_source", index)
     # A molecule that RDKit sanitises only in part was checked when it was read.
-    return Chem.RemoveHs(mol, sanitize=False) if mol.HasProp("_partly") else Chem.RemoveHs(mol)
+    mol = Chem.RemoveHs(mol, sanitize=False) if mol.HasProp("_partly") else Chem.RemoveHs(mol)
+    return mol, np.array([atom.GetIntProp("_source") for atom in mol.GetAtoms()], dtype=np.int64)
 
 
-def _refuse_queries(mol: Chem.Mol) -> None:
-    for atom in mol.GetAtoms():
-        if atom.GetAtomicNum() == 0 or atom.HasQuery():
-            name = atom.GetSymbol() if atom.GetAtomicNum() == 0 else "an atom list"
-            raise MoleculeError(
-                "unparsable",
-                f"Atom {atom.GetIdx() + 1} is a placeholder ({name}), not an element; a complete molecule is needed.",
-            )
-    for bond in mol.GetBonds():
-        if bond.HasQuery():
-            ends = f"{bond.GetBeginAtomIdx() + 1} and {bond.GetEndAtomIdx() + 1}"
-            raise MoleculeError("unparsable", f"The bond between atoms {ends} is a search pattern, not a bond.")
+def _refuse_query(atom: Chem.Atom) -> None:
+    if atom.GetAtomicNum() == 0 or atom.HasQuery():
+        name = atom.GetSymbol() if atom.GetAtomicNum() == 0 else "an atom list"
+        raise MoleculeError(
+            "unparsable",
+            f"Atom {atom.GetIdx() + 1} is a placeholder ({name}), not an element; a complete molecule is needed.",
+        )
 
 
 def _sanitise_partly(mol: Chem.Mol) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,9 @@ from geomformer.records import RawMolecule
 
 logger = logging.getLogger(__name__)
 
-BOND_TOLERANCE = 1.3
-"""Two atoms are bonded when they are closer than this times the sum of their covalent radii."""
+BOND_TOLERANCES = (1.3, 1.2, 1.1)
+"""Two atoms are bonded when they are closer than this times the sum of their covalent radii. The generous value comes
+first; across the small rings of strained cages it sees bonds that are none, and then a stricter one fits."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +54,25 @@ def reference_matches(
         positions of the reference (M, 3) and all ways to choose the N atoms from it (Q, N), or None: the row has no
         reference, or it belongs to another molecule.
     """
-    geometry = _read(raw)
-    if geometry is None or not np.isfinite(geometry.positions).all():
-        return None
-    found = _same_molecule(geometry, kept, limit)
-    if found is None and geometry.mol is None:
-        first = _written_order(geometry, canonical, kept)
-        found = None if first is None else first[symmetries]
-    if found is None:
-        found = _same_skeleton(geometry, canonical, kept, limit)
-    if found is None:
-        logger.debug("The reference geometry of %s does not fit its structure %s.", raw.id, canonical.smiles)
-        return None
-    return geometry.positions, found
+    for geometry in _readings(raw):
+        found = _same_molecule(geometry, kept, limit)
+        if found is None and geometry.mol is None:
+            first = _written_order(geometry, canonical, kept)
+            found = None if first is None else first[symmetries]
+        if found is None:
+            found = _same_skeleton(geometry, canonical, kept, limit)
+        if found is not None:
+            return geometry.positions, found
+    logger.debug("The reference geometry of %s does not fit its structure %s.", raw.id, canonical.smiles)
+    return None
 
 
-def bonds_from_distances(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Bonds of bare atoms (M, 3): closer than 1.3 covalent radii; a hydrogen has one, its shortest. (E, 2)"""
+def bonds_from_distances(numbers: np.ndarray, positions: np.ndarray, tolerance: float) -> np.ndarray:
+    """Bonds of bare atoms (M, 3): closer than `tolerance` covalent radii; a hydrogen has one, its shortest. (E, 2)"""
     table = Chem.GetPeriodicTable()
     radii = np.array([table.GetRcovalent(int(number)) for number in numbers])
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    bonded = distances < BOND_TOLERANCE * (radii[:, None] + radii[None])
+    bonded = distances < tolerance * (radii[:, None] + radii[None])
     np.fill_diagonal(bonded, False)
     for index in np.flatnonzero(numbers == 1):
         neighbours = np.flatnonzero(bonded[index])
@@ -83,21 +83,25 @@ def bonds_from_distances(numbers: np.ndarray, positions: np.ndarray) -> np.ndarr
     return np.argwhere(np.triu(bonded))
 
 
-def _read(raw: RawMolecule) -> BondedGeometry | None:
+def _readings(raw: RawMolecule) -> Iterator[BondedGeometry]:
+    """The reference geometry with its bonds: those of its block, else those that its distances suggest, in turn."""
     if raw.reference_block is not None:
         try:
             mol = read_block(raw.reference_block)
         except MoleculeError as error:
             logger.debug("The reference geometry of %s cannot be read: %s", raw.id, error)
-            return None
-        return _from_block(mol) if has_geometry(mol) else None
+            return
+        if has_geometry(mol):
+            yield _from_block(mol)
+        return
     if raw.reference_numbers is None or raw.reference_positions is None or len(raw.reference_numbers) == 0:
-        return None
+        return
     numbers = np.asarray(raw.reference_numbers, dtype=np.int64)
     positions = np.asarray(raw.reference_positions, dtype=np.float64).reshape(-1, 3)
-    if len(positions) != len(numbers) or numbers.min() < 1 or numbers.max() > 118:
-        return None
-    return BondedGeometry(numbers, positions, bonds_from_distances(numbers, positions))
+    sound = len(positions) == len(numbers) and numbers.min() >= 1 and numbers.max() <= 118
+    if sound and np.isfinite(positions).all():
+        for tolerance in BOND_TOLERANCES:
+            yield BondedGeometry(numbers, positions, bonds_from_distances(numbers, positions, tolerance))
 
 
 def _from_block(mol: Chem.Mol) -> BondedGeometry:

@@ -69,7 +69,9 @@ def skeleton_matches(query: Chem.Mol, target: Chem.Mol, limit: int) -> np.ndarra
     none = np.zeros((0, query.GetNumAtoms()), dtype=np.int64)
     if query.GetNumAtoms() != target.GetNumAtoms() or query.GetNumBonds() != target.GetNumBonds():
         return none
-    kinds = [sorted((a.GetAtomicNum(), a.GetIsotope(), a.GetDegree()) for a in mol.GetAtoms()) for mol in (query, target)]
+    kinds = [
+        sorted((a.GetAtomicNum(), a.GetIsotope(), a.GetDegree()) for a in mol.GetAtoms()) for mol in (query, target)
+    ]
     return _matches(query, target, limit, chirality=False) if kinds[0] == kinds[1] else none
 
 
