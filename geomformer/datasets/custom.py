@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import re
+from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ from geomformer.datasets.pipeline import (
     chemistry_fields,
     count_labels,
     prepare_with_workers,
+    text_key,
 )
 from geomformer.errors import ConfigError, DataError, nearest
 from geomformer.io.columns import TargetColumn, target_columns
 from geomformer.io.readers import input_columns, read_molecules
+from geomformer.prepared.files import describe_file
 from geomformer.prepared.splits import grouped_split, split_counts
-from geomformer.prepared.storage import DatasetDescription, describe_file
+from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule
 
 _SPLIT_NAMES = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
@@ -55,11 +58,15 @@ class _Survey:
 
     Attributes:
         keys: a hash of every row's structure. (R,) uint64
+        ids: a hash of every row's identifier. (R,) uint64
         labels: number of labels of every target.
+        splits: rows of every split that the input names.
     """
 
     keys: np.ndarray
+    ids: np.ndarray
     labels: dict[str, int]
+    splits: Counter[str | None]
 
 
 def prepare(
@@ -121,16 +128,14 @@ def prepare(
     if options.split_column is None:
         names = list(fractions)
         splits = [names[i] for i in grouped_split(survey.keys, fractions, options.seed)]
-    rows = _rows(sources, targets, splits, options)
-    return prepare_with_workers(rows, out, description, options, total=_total(survey, options), progress=progress)
+    limit = options.limit or len(survey.keys)
+    total = sum(min(limit, count) for count in (survey.splits if splits is None else Counter(splits)).values())
+    rows = _rows(sources, targets, splits, UniqueIds(survey.ids), options)
+    return prepare_with_workers(rows, out, description, options, total=total, progress=progress)
 
 
 def _split_order(name: str) -> tuple[bool, str]:
     return name != "train", name
-
-
-def _total(survey: _Survey, options: PrepareOptions) -> int | None:
-    return len(survey.keys) if options.limit is None else None
 
 
 def _sources(raw: Sequence[Path], targets: Sequence[TargetColumn]) -> list[_Source]:
@@ -152,24 +157,22 @@ def _sources(raw: Sequence[Path], targets: Sequence[TargetColumn]) -> list[_Sour
 
 def _survey(sources: Sequence[_Source], options: PrepareOptions) -> _Survey:
     """Reads all files once: every label is checked before any long work starts."""
-    chunks: list[np.ndarray] = []
-    keys: list[int] = []
+    keys, ids = array("Q"), array("Q")
     labels: dict[str, int] = {}
+    splits: Counter[str | None] = Counter()
     for source in sources:
         for molecule in source.read(options):
             keys.append(_structure_key(molecule))
+            ids.append(text_key(molecule.id))
             count_labels(labels, molecule.targets)
-            _split_name(molecule, source.path)
-            if len(keys) >= 100_000:
-                chunks.append(np.array(keys, np.uint64))
-                keys = []
-    return _Survey(np.concatenate([*chunks, np.array(keys, np.uint64)]), labels)
+            splits[_split_name(molecule, source.path)] += 1
+    return _Survey(np.array(keys, np.uint64), np.array(ids, np.uint64), labels, splits)
 
 
 def _structure_key(molecule: RawMolecule) -> int:
     """Returns a hash of SMILES or mol block, the latter without its three header lines."""
     text = molecule.text if molecule.kind == "smiles" else "".join(molecule.text.split("\n", 3)[3:])
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return text_key(text)
 
 
 def _split_name(molecule: RawMolecule, path: Path) -> str | None:
@@ -193,11 +196,11 @@ def _rows(
     sources: Sequence[_Source],
     targets: Sequence[TargetColumn],
     splits: Sequence[str] | None,
+    unique: UniqueIds,
     options: PrepareOptions,
 ) -> Iterator[RawMolecule]:
     """Yields the rows of all files with unique ids, all targets and their splits."""
-    unique, within = UniqueIds(), Limit(options.limit)
-    row = 0
+    within, row = Limit(options.limit), 0
     for source in sources:
         for molecule in source.read(options):
             split = _split_name(molecule, source.path) if splits is None else splits[row]

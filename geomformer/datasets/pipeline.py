@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geomformer.chem.build import ChemistryOptions, build
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.executors import Executor, LocalExecutor
@@ -41,7 +43,8 @@ class PrepareOptions:
         fractions: shares of train, valid and test where the input has no split.
         level_of_theory: of the labels; None takes what the dataset says.
         use_geometry: take the 3D geometry of the input as the reference geometry; None: the dataset's own default.
-        shard_rows: input rows per shard, hence the most work that an interruption can lose.
+        shard_rows: input rows per shard, hence the most work that an interruption can lose; None: by the number of
+            rows.
         overwrite: replace what lies in the output folder.
     """
 
@@ -57,12 +60,18 @@ class PrepareOptions:
     fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "valid": 0.1, "test": 0.1})
     level_of_theory: str | None = None
     use_geometry: bool | None = None
-    shard_rows: int = DEFAULT_SHARD_ROWS
+    shard_rows: int | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit must be at least 1, found {self.limit}.")
+
+    def rows_per_shard(self, total: int | None) -> int:
+        """Returns `shard_rows`, or a hundredth of `total` rows within 50 and 2,000."""
+        if self.shard_rows is not None:
+            return self.shard_rows
+        return DEFAULT_SHARD_ROWS if total is None else min(2000, max(50, total // 100))
 
 
 def chemistry_fields(options: PrepareOptions, use_geometry: bool) -> dict[str, Any]:
@@ -88,7 +97,7 @@ def prepare_with_workers(
             description,
             build=function,
             executor=executor,
-            shard_rows=options.shard_rows,
+            shard_rows=options.rows_per_shard(total),
             overwrite=options.overwrite,
             total=total,
             progress=progress,
@@ -185,29 +194,37 @@ class _Run:
         self.shard, self.shard_number = [], None
 
 
-class UniqueIds:
-    """Makes identifiers unique by appending "#2", "#3" and so on.
+def text_key(text: str) -> int:
+    """Returns a 64-bit hash of a text, the same in every run."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
-    Keeps 16 bytes of hash and a count per identifier, no text.
+
+class UniqueIds:
+    """Makes identifiers unique by appending "#2", "#3" and so on. Keeps 8 bytes per identifier.
+
+    Args:
+        keys: `text_key` of every identifier that will come. (R,) uint64
     """
 
-    def __init__(self) -> None:
-        self._counts: dict[bytes, int] = {}
+    def __init__(self, keys: np.ndarray) -> None:
+        self._taken, counts = np.unique(keys, return_counts=True)
+        self._seen = dict.fromkeys(self._taken[counts > 1].tolist(), 0)
 
     def __call__(self, name: str) -> str:
-        key = self._key(name)
-        count = self._counts.get(key, 0) + 1
-        unique = name if count == 1 else f"{name}#{count}"
-        while count > 1 and self._key(unique) in self._counts:
-            count += 1
-            unique = f"{name}#{count}"
-        self._counts[key] = count
-        self._counts.setdefault(self._key(unique), 1)
-        return unique
+        key = text_key(name)
+        if key not in self._seen:
+            return name
+        self._seen[key] += 1
+        if self._seen[key] == 1:
+            return name
+        while self._is_taken(f"{name}#{self._seen[key]}"):
+            self._seen[key] += 1
+        return f"{name}#{self._seen[key]}"
 
-    @staticmethod
-    def _key(name: str) -> bytes:
-        return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    def _is_taken(self, name: str) -> bool:
+        key = np.uint64(text_key(name))
+        place = int(np.searchsorted(self._taken, key))
+        return place < len(self._taken) and bool(self._taken[place] == key)
 
 
 def check_labels(counts: Mapping[str, int], num_rows: int) -> None:

@@ -22,7 +22,8 @@ from geomformer.datasets.qm9_sources import (
     uncharacterized,
 )
 from geomformer.errors import ConfigError, DataError, nearest
-from geomformer.prepared.storage import DatasetDescription, describe_file
+from geomformer.prepared.files import describe_file
+from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule
 
 LEVEL_OF_THEORY = "B3LYP/6-31G(2df,p)"

@@ -182,8 +182,9 @@ class PreparedDataset:
 
     @property
     def splits(self) -> dict[str, int]:
-        """Rows per split."""
-        return {name: int(split["rows"]) for name, split in self._splits.items()}
+        """Rows per split, train and valid first."""
+        names = sorted(self._splits, key=lambda name: (name != "train", name != "valid", name))
+        return {name: int(self._splits[name]["rows"]) for name in names}
 
     def split(self, name: str) -> PreparedSplit:
         """Returns a split, after building its memory-mapped file on first use.

@@ -7,13 +7,13 @@ of workers or on interruptions.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geomformer.errors import ConfigError, DataError
+from geomformer.prepared.files import file_sha256, write_atomically
 from geomformer.prepared.schema import FORMAT_VERSION, REJECTED_SCHEMA, check_targets, schema_for, to_table
 from geomformer.prepared.statistics import summarise
 from geomformer.records import Record
@@ -71,26 +72,6 @@ class Row:
     split: str | None = None
     record: Record | None = None
     reason: str | None = None
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Returns name, size in bytes and sha256 of a source file."""
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file through a temporary one in the same folder."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
 
 
 def _json(value: Any) -> str:
@@ -228,8 +209,26 @@ class PreparedWriter:
                 numbers.append(int(sidecar.stem))
         return numbers
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"Writing {self.out} failed: {error.strerror or error}.",
+                "What is finished is kept: run the same command again when the cause is gone.",
+            ) from error
+
     def write_shard(self, number: int, rows: Sequence[Row]) -> None:
-        """Writes the rows of one shard, in order; afterwards it counts as finished."""
+        """Writes the rows of one shard, in order; afterwards it counts as finished.
+
+        Raises:
+            DataError: it cannot be written, for instance because the disk is full.
+        """
+        with self._writing():
+            self._write_shard(number, rows)
+
+    def _write_shard(self, number: int, rows: Sequence[Row]) -> None:
         by_split: dict[str, list[Record]] = {}
         rejected = []
         for row in rows:
@@ -259,8 +258,12 @@ class PreparedWriter:
             num_rows: input rows in all.
 
         Raises:
-            DataError: no input row gave a record.
+            DataError: no input row gave a record, or the disk is full.
         """
+        with self._writing():
+            return self._finish(num_rows)
+
+    def _finish(self, num_rows: int) -> Path:
         count = -(-num_rows // self.shard_rows)
         files: list[dict[str, Any]] = []
         rejected: list[list[Any]] = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from geomformer.chem.build import ChemistryOptions
 from geomformer.datasets import DATASETS, custom, load_dataset
-from geomformer.datasets.pipeline import PrepareOptions, UniqueIds, prepare_molecules
+from geomformer.datasets.pipeline import PrepareOptions, UniqueIds, prepare_molecules, text_key
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.executors import Failure, LocalExecutor
 from geomformer.prepared.dataset import PreparedDataset
@@ -85,10 +86,26 @@ def test_no_row_disappears(tmp_path: Path) -> None:
     assert rejected[10]["reason"] == "failed: took too long"
 
 
+def test_a_full_disk_says_that_the_run_can_be_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("geomformer.prepared.storage.pq.write_table", full)
+        with pytest.raises(DataError, match=r"No space left on device. What is finished is kept"):
+            run(tmp_path)
+    assert run(tmp_path)[-1] == (40, 40)
+
+
+def test_shards_are_small_enough_to_resume() -> None:
+    assert [PrepareOptions().rows_per_shard(total) for total in (10, 20_000, 10**7, None)] == [50, 200, 2000, 1000]
+    assert PrepareOptions(shard_rows=7).rows_per_shard(10**7) == 7
+
+
 def test_identifiers_become_unique() -> None:
-    unique = UniqueIds()
-    names = [unique(name) for name in ["a", "a#2", "a", "b", "a", "a#2", "b"]]
-    assert names == ["a", "a#2", "a#3", "b", "a#4", "a#2#2", "b#2"]
+    names = ["a", "a", "a#2", "b", "a", "a#2", "b", "c"]
+    unique = UniqueIds(np.array([text_key(name) for name in names], np.uint64))
+    assert [unique(name) for name in names] == ["a", "a#3", "a#2", "b", "a#4", "a#2#2", "b#2", "c"]
 
 
 def test_registry() -> None:

@@ -169,7 +169,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(tmp_path: Path, stop: in
 def test_other_options_need_overwrite(tmp_path: Path, stop: int | None) -> None:
     write(tmp_path, stop=stop)
     other = DatasetDescription("toy", dict(DESCRIPTION.targets), options={"num_conformers": 8}, seed=3)
-    with pytest.raises(ConfigError, match="options.num_conformers: 2 there, 8 now"):
+    with pytest.raises(ConfigError, match=r"options\.num_conformers: 2 there, 8 now"):
         PreparedWriter(tmp_path, other, shard_rows=10)
     writer = PreparedWriter(tmp_path, other, shard_rows=10, overwrite=True)
     assert not writer.complete and not writer.finished and not list(tmp_path.glob("*.parquet"))
