@@ -52,7 +52,8 @@ _BOND_STEREO = {
     )
 }
 _NUMBER, _CHIRAL, _DEGREE, _CHARGE, _HYDROGENS, _RADICALS, _HYBRIDISATION = range(7)
-CHARGE_COLUMN = _CHARGE
+RESONANCE_COLUMNS = (_CHARGE, _HYBRIDISATION)
+"""Features that differ between equal ends of a group only because one resonance form is drawn."""
 
 
 def _counted(value: int, column: int, first: int = 0) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from rdkit import Chem
 
-from geomformer.chem.features import CHARGE_COLUMN
+from geomformer.chem.features import RESONANCE_COLUMNS
 
 _TERMINAL = (7, 8, 16)
 
@@ -15,8 +15,8 @@ _TERMINAL = (7, 8, 16)
 def automorphisms(mol: Chem.Mol, features: np.ndarray, limit: int) -> np.ndarray:
     """Permutations of the atoms that leave the molecule as it is, chirality included.
 
-    Atoms of a terminal conjugated group (carboxylate, nitro) count as equal although one carries the charge; apart from
-    that only atoms with the same features are exchanged.
+    Atoms of a terminal conjugated group (carboxylate, nitro, sulfonate) count as equal although one carries the charge
+    and another the double bond; apart from that only atoms with the same features are exchanged.
 
     Args:
         mol: sanitised molecule of N atoms.
@@ -36,7 +36,7 @@ def automorphisms(mol: Chem.Mol, features: np.ndarray, limit: int) -> np.ndarray
     found = _matches(symmetric, symmetric, limit, chirality=True)
     if len(found) == 0:
         return identity
-    exchangeable = np.delete(features, CHARGE_COLUMN, axis=1)
+    exchangeable = np.delete(features, RESONANCE_COLUMNS, axis=1)
     found = found[(exchangeable[found] == exchangeable).all(axis=(1, 2))]
     rest = found[(found != identity).any(axis=1)]
     return np.concatenate([identity, rest])[:limit]
