@@ -35,18 +35,18 @@ def gelu(x: Tensor) -> Tensor:
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, num_heads: int) -> Tensor:
     """Q, K, V of one stream, (n, D) or (n, 3, D); bias (H or 1, n, n). Dot products of vectors sum over xyz."""
     n, dim = q.shape[0], q.shape[-1]
-    out = torch.zeros_like(q.detach())
+    heads = []
     for h in range(num_heads):
         channels = slice(h * dim // num_heads, (h + 1) * dim // num_heads)
         q_h, k_h, v_h = q[..., channels], k[..., channels], v[..., channels]
         scale = math.sqrt(q_h[0].numel())
+        atoms = []
         for i in range(n):
             logits = [(q_h[i] * k_h[j]).sum() / scale + bias[h % bias.shape[0], i, j] for j in range(n)]
             exponentials = [torch.exp(logit - max(logits)) for logit in logits]
-            total = sum(exponentials)
-            for j in range(n):
-                out[i][..., channels] += exponentials[j] / total * v_h[j]
-    return out
+            atoms.append(sum(exponentials[j] / sum(exponentials) * v_h[j] for j in range(n)))
+        heads.append(torch.stack(atoms))
+    return torch.cat(heads, -1)
 
 
 def inv_self(m: InvariantSelfAttention, z_inv: Tensor, bias: Tensor) -> Tensor:
