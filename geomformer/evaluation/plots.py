@@ -42,10 +42,11 @@ def parity_plot(path: Path, prediction: Any, target: Any, label: str, unit: str)
     both = np.isfinite(found) & np.isfinite(wanted)
     found, wanted = found[both], wanted[both]
     _require(found)
-    figure, axes = _canvas((4.6, 4.6))
+    dense = found.size > MAX_POINTS
+    figure, axes = _canvas((5.8 if dense else 4.6, 4.6))
     low, high = _limits(found, wanted)
     axes.axline((low, low), slope=1.0, color=_GREY, linewidth=0.9, zorder=1)
-    if found.size > MAX_POINTS:
+    if dense:
         _density(figure, axes, wanted, found, (low, high))
     else:
         axes.scatter(wanted, found, s=14, color=_BLUE, alpha=0.45, linewidths=0, zorder=2)
@@ -75,7 +76,7 @@ def error_plot(path: Path, errors: Any, label: str, unit: str) -> Path:
     values = values[np.isfinite(values)]
     _require(values)
     figure, (left, right) = _canvas((8.4, 3.8), columns=2)
-    reach = float(np.percentile(np.abs(values), 99.5)) or 1e-12
+    reach = float(np.percentile(np.abs(values), 99.5)) or 1.0
     _histogram(left, values, reach)
     left.set_xlabel(f"error of {_with_unit(label, unit)}")
     left.set_ylabel("entries per bin")
@@ -97,7 +98,7 @@ def _density(figure: Figure, axes: Axes, wanted: np.ndarray, found: np.ndarray, 
 
 def _histogram(axes: Axes, values: np.ndarray, reach: float) -> None:
     """Bins end at `reach`; the few errors beyond are counted in a note, since they would flatten all the rest."""
-    bins = int(np.clip(np.sqrt(values.size), 12, 80))
+    bins = int(np.clip(np.sqrt(values.size), 12, 80)) | 1  # odd: one bin is centred on zero
     axes.hist(values, bins=bins, range=(-reach, reach), color=_BLUE, alpha=0.85, edgecolor="white", linewidth=0.3)
     axes.axvline(0.0, color=_INK, linewidth=0.8)
     axes.set_xlim(-reach, reach)
@@ -105,7 +106,14 @@ def _histogram(axes: Axes, values: np.ndarray, reach: float) -> None:
     beyond = int((np.abs(values) > reach).sum())
     if beyond:
         axes.text(
-            0.03, 0.96, f"{beyond:,} outside", transform=axes.transAxes, ha="left", va="top", fontsize=8, color=_GREY
+            0.03,
+            0.96,
+            f"{beyond:,} beyond the axis",
+            transform=axes.transAxes,
+            ha="left",
+            va="top",
+            fontsize=8,
+            color=_GREY,
         )
 
 
@@ -123,6 +131,7 @@ def _cumulative(axes: Axes, ordered: np.ndarray, reach: float, unit: str) -> Non
             va="top",
             fontsize=8.5,
             color=_ORANGE,
+            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.0},
         )
     axes.set_xlim(0.0, reach)
     axes.set_ylim(0.0, 102.0)
@@ -132,7 +141,7 @@ def _canvas(size: tuple[float, float], columns: int = 1) -> tuple[Figure, Any]:
     """A figure of its own, no pyplot: nothing global changes and nothing stays open."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="compressed")
     axes = figure.subplots(1, columns)
     for item in np.atleast_1d(axes):
         item.spines[["top", "right"]].set_visible(False)
