@@ -43,9 +43,10 @@ def model_card(manifest: Manifest, config: RunConfig, extra: Mapping[str, str] |
 def _summary(manifest: Manifest, config: RunConfig) -> str:
     model = config.model
     preset = f", preset `{config.preset}`" if config.preset else ""
+    layers = f"{model.num_layers} layer{'' if model.num_layers == 1 else 's'}"
     return (
-        f"A `{manifest.architecture}` network for the task `{manifest.task}`{preset}: "
-        f"{model.num_layers} layer{'' if model.num_layers == 1 else 's'}, {model.embed_dim} channels, {model.num_heads} heads. `config.yaml` beside this file holds every setting."
+        f"A `{manifest.architecture}` network for the task `{manifest.task}`{preset}: {layers}, "
+        f"{model.embed_dim} channels, {model.num_heads} heads. `config.yaml` beside this file holds every setting."
     )
 
 
