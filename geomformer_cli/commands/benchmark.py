@@ -1,0 +1,84 @@
+"""`geomformer benchmark`: how fast this machine is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from geomformer_cli import console
+from geomformer_cli.failures import guarded
+from geomformer_cli.options import MACHINE, MODEL, Device, Json
+
+PRESETS = ("gap-small", "gap-paper")
+
+app = typer.Typer(help="Measure how fast models run on this machine.", no_args_is_help=True)
+
+
+class Precision(StrEnum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@app.callback()
+def benchmark() -> None:
+    """Measure how fast models run on this machine."""
+
+
+@app.command("model", epilog="Example:\n\ngeomformer benchmark model --preset gap-small --device cpu")
+@guarded("")
+def model(
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Preset to measure; may be repeated.", show_default=", ".join(PRESETS), rich_help_panel=MODEL
+        ),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Measurements; the best one counts.", rich_help_panel=MACHINE)
+    ] = 5,
+    device: Device = "auto",
+    dtype: Annotated[Precision, typer.Option(help="Number format.", rich_help_panel=MACHINE)] = Precision.FLOAT32,
+    json: Json = False,
+) -> None:
+    """Time the forward pass and a training step against the floor.
+
+    The floor is the time of the bare matrix products of all layers, measured
+    in the same run. Ratios can be compared between machines, times cannot.
+    """
+    from geomformer.benchmark import benchmark_model
+
+    names = preset or list(PRESETS)
+    with console.waiting(f"Measuring {', '.join(names)}"):
+        lines = benchmark_model(names, device=device, dtype=dtype.value, repeats=repeats)
+    if json:
+        console.result_json(lines)
+    else:
+        _show(lines)
+
+
+def _show(lines: list[dict[str, Any]]) -> None:
+    columns = {
+        "preset": "preset",
+        "num_layers": "layers",
+        "embed_dim": "channels",
+        "systems": "molecules",
+        "atoms": "atoms",
+        "device": "device",
+        "dtype": "dtype",
+        "forward_ms": "forward ms",
+        "forward_floor_ms": "floor ms",
+        "forward_ratio": "ratio",
+        "step_ms": "step ms",
+        "step_ratio": "step ratio",
+        "peak_memory_mb": "peak MB",
+    }
+    rows = [[_cell(line.get(key)) for key in columns] for line in lines]
+    console.result_table(list(columns.values()), rows, numbers=[1, 2, 3, 4, *range(7, len(columns))])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

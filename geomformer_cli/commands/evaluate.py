@@ -1,0 +1,135 @@
+"""`geomformer evaluate`: model + prepared dataset -> errors per split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from geomformer_cli import console
+from geomformer_cli.options import INPUT, MODEL, OUTPUT, DataRoot, Device, Json, Limit, ModelName
+
+if TYPE_CHECKING:
+    from geomformer.artifacts.store import Artifact
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "geomformer evaluate --task gap --model gap-geomformer --data qm9 --split test\n\n"
+    "geomformer evaluate --model models/mine/2 --data data/prepared/mine --json"
+)
+_METRICS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "ewt": "EwT", "adwt": "ADwT", "r2": "R2"}
+_UNITS = {
+    "ev": "eV",
+    "percent": "%",
+    "kcal_mol": "kcal/mol",
+    "kcal_mol_angstrom": "kcal/mol/Angstrom",
+    "ev_angstrom": "eV/Angstrom",
+    "angstrom": "Angstrom",
+}
+
+
+def evaluate(
+    task: Annotated[
+        str | None,
+        typer.Option(help="What the model must predict; checked.", show_default="the model's", rich_help_panel=MODEL),
+    ] = None,
+    model: ModelName = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Prepared dataset: its name or folder.", show_default="the model's own", rich_help_panel=INPUT
+        ),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Split to evaluate; may be repeated.", show_default="valid, test", rich_help_panel=INPUT),
+    ] = None,
+    data_root: DataRoot = None,
+    limit: Limit = None,
+    conformers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Conformers to average over.", show_default="all there are", rich_help_panel=MODEL),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for metrics.json and plots.",
+            show_default="evaluations/MODEL-DATASET",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """Measure how well a trained model predicts a prepared dataset.
+
+    Prints the errors of every split with their units, and writes metrics.json and plots.
+    """
+    from geomformer import api
+    from geomformer.artifacts.store import load_artifact
+
+    artifact = load_artifact(model)
+    _check_task(task, artifact)
+    dataset = data or artifact.config.data.dataset
+    folder = out or Path("evaluations") / f"{artifact.reference}-{Path(dataset).name}"
+    console.message(f"Model {artifact.reference}, dataset {dataset}")
+    with console.progress("evaluate") as progress:
+        metrics = api.evaluate(
+            dataset,
+            model=model,
+            splits=tuple(split or ()),
+            out=folder,
+            root=data_root,
+            conformers=conformers,
+            device=device,
+            limit=limit,
+            progress=progress,
+        )
+    if json:
+        console.result_json(metrics)
+    else:
+        _show(metrics)
+    console.message(f"Written: metrics.json and plots in {folder}")
+
+
+def _check_task(task: str | None, artifact: Artifact) -> None:
+    from geomformer.config.run import TASKS
+    from geomformer.errors import ArtifactError, ConfigError, nearest
+
+    if task is None:
+        return
+    if task not in TASKS:
+        raise ConfigError(f"--task: expected one of {', '.join(TASKS)}, found '{task}'.{nearest(task, TASKS)}")
+    if task != artifact.manifest.task:
+        raise ArtifactError(
+            f"model {artifact.reference} was trained for task {artifact.manifest.task}, found --task {task}.",
+            "Name a model of that task with --model; `geomformer models list` shows all.",
+        )
+
+
+def _show(metrics: dict[str, Any]) -> None:
+    """One row per metric, one column per split."""
+    splits = {**metrics["splits"], **({"average": metrics["average"]} if len(metrics["splits"]) > 1 else {})}
+    keys = dict.fromkeys(key for values in splits.values() for key in values)
+    rows = []
+    for key in keys:
+        name, unit = describe(key)
+        rows.append([name, unit, *(_number(values.get(key)) for values in splits.values())])
+    console.result_table(["metric", "unit", *splits], rows, numbers=range(2, 2 + len(splits)))
+
+
+def describe(key: str) -> tuple[str, str]:
+    """`gap_mae_ev` -> ("gap MAE", "eV"); a key that holds no known metric is its own name."""
+    parts = key.split("_")
+    position = next((i for i, part in enumerate(parts) if i and part in _METRICS), None)
+    if position is None:
+        return key, ""
+    unit = "_".join(parts[position + 1 :])
+    return f"{'_'.join(parts[:position])} {_METRICS[parts[position]]}", _UNITS.get(unit, unit)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

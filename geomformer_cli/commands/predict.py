@@ -1,0 +1,109 @@
+"""`geomformer predict`: a file of molecules -> a file with one answer per molecule."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from geomformer_cli import console
+from geomformer_cli.options import (
+    CHEMISTRY,
+    OUTPUT,
+    Device,
+    IdColumn,
+    Json,
+    Limit,
+    ModelName,
+    SmilesColumn,
+    Workers,
+    cores,
+)
+
+if TYPE_CHECKING:
+    from geomformer.api import PredictSummary
+
+EXAMPLES = (
+    "Examples:\n\n"
+    "geomformer predict molecules.sdf --out gaps.csv\n\n"
+    "geomformer predict library.csv --smiles-column structure --out gaps.parquet --conformers 4\n\n"
+    "geomformer predict optimised.sdf --geometry input --out gaps.sdf"
+)
+KEPT = "The input is unchanged; run the command again for the whole output."
+NO_ROW_OK = 3
+
+
+class Geometry(StrEnum):
+    GENERATE = "generate"
+    INPUT = "input"
+
+
+def predict(
+    file: Annotated[Path, typer.Argument(help="Molecules: sdf, sdf.gz, smi, csv, parquet.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(help="File to write: csv, parquet, jsonl or sdf, by its suffix.", rich_help_panel=OUTPUT),
+    ],
+    model: ModelName = None,
+    smiles_column: SmilesColumn = None,
+    id_column: IdColumn = None,
+    limit: Limit = None,
+    conformers: Annotated[
+        int,
+        typer.Option(min=1, help="Conformers to average over; more is slower and steadier.", rich_help_panel=CHEMISTRY),
+    ] = 8,
+    geometry: Annotated[
+        Geometry,
+        typer.Option(
+            help="Generate conformers, or take the 3D structure of the input (the model must be made for that).",
+            rich_help_panel=CHEMISTRY,
+        ),
+    ] = Geometry.GENERATE,
+    workers: Workers = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Predict a property for every molecule of a file.
+
+    The output has one row per input record, in the same order: a number, or
+    the reason for having none in column error. Without --model the answer is
+    the HOMO-LUMO gap in eV, from the model that comes with geomformer.
+    """
+    from geomformer import api
+
+    console.message(f"Reading {file}, writing {out}")
+    with console.progress("predict") as progress:
+        summary = api.predict(
+            file,
+            out,
+            model=model,
+            conformers=conformers,
+            geometry=geometry.value,
+            workers=cores() if workers is None else workers,
+            smiles_column=smiles_column,
+            id_column=id_column,
+            device=device,
+            limit=limit,
+            progress=progress,
+        )
+    _summarise(summary)
+    if json:
+        console.result_json({**vars(summary), "out": str(summary.out)})
+    if not summary.statuses.get("ok"):
+        console.complain(
+            f"none of the {summary.rows} rows of {file} has a prediction.",
+            f"The reasons are in column 'error' of {summary.out}.",
+        )
+        raise typer.Exit(NO_ROW_OK)
+
+
+def _summarise(summary: PredictSummary) -> None:
+    ok = summary.statuses.get("ok", 0)
+    failing = {name: count for name, count in summary.statuses.items() if name != "ok" and count}
+    console.message(f"{summary.target} in {summary.unit} by {summary.model}: {ok} of {summary.rows} rows ok")
+    if failing:
+        console.fields([(name, str(count)) for name, count in sorted(failing.items(), key=lambda item: -item[1])])
+        console.message(f"  reasons: column 'error' of {summary.out}")
+    console.message(f"Written: {summary.out}")
