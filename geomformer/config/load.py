@@ -36,9 +36,11 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def validate(values: Mapping[str, Any], where: str) -> RunConfig:
-    """Checks a plain mapping against the sections."""
+    """Checks a plain mapping against the sections; the network gets one scalar per target of the task."""
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
+        model = config.model.model_copy(update={"num_scalars": len(config.task.targets)})
+        return config.model_copy(update={"model": model})
     except ValidationError as error:
         raise ConfigError(f"{where}: " + "; ".join(explain(item) for item in error.errors())) from error
 

@@ -18,6 +18,7 @@ class TaskConfig(Section):
     name: Literal["gap", "is2re", "is2rs", "nbody", "md17"] = Field("gap", description="task")
     targets: tuple[str, ...] = Field(("gap",), description="target columns of the prepared dataset")
     answer: str | None = Field(None, description="target that `predict` reports; the first one if not set")
+    levels: dict[str, str] = Field({}, description="level of theory by target, where the dataset mixes several")
     input_geometry: Literal["conformer", "reference"] = Field(
         "conformer", description="positions at inference: generated conformers, or the reference (DFT) geometry"
     )

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """ema <- decay * ema + (1 - decay) * weights, after every step, starting from the initial weights.
+    """ema <- d * ema + (1 - d) * weights after every step, d = min(decay, (1 + step) / (10 + step)).
 
-    With decay 0 the average is the weights themselves.
+    The slow start keeps the random initial weights out of short runs. With decay 0 the average is the weights.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -22,8 +22,9 @@ class WeightAverage:
         self.average = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
-    def update(self) -> None:
-        torch._foreach_lerp_(self.average, self.parameters, 1.0 - self.decay)
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1.0 + step) / (10.0 + step))
+        torch._foreach_lerp_(self.average, self.parameters, 1.0 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

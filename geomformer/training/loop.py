@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from geomformer.config.run import OptimConfig, RunConfig
 from geomformer.errors import DataError, Interrupted
+from geomformer.evaluation.metrics import metric_key
 from geomformer.inference.averaging import InferenceSettings, predict_records
 from geomformer.prepared.dataset import PreparedSplit
 from geomformer.prepared.sampler import AtomBudgetSampler
@@ -149,7 +150,7 @@ class Trainer:
             norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.optim.clip_norm)
             self.add("gradient_norm", norm.detach(), 1.0)
         self.optimizer.step()
-        self.average.update()
+        self.average.update(self.position.step)
         for name, value in losses.items():
             self.add(name, value.detach(), float(batch.num_systems))
 
@@ -206,21 +207,48 @@ class Trainer:
         self.report({"step": step, "max_steps": self.max_steps, **values})
 
     def validate(self, step: int) -> bool:
-        """Mean absolute error over the valid split, conformers averaged, with the averaged weights."""
+        """Validates the averaged weights; returns whether they are the best so far."""
         with self.average.applied():
-            errors = validation_errors(self.raw_model, self.task, self.valid, self.inference_settings())
-        values = {}
-        for target, (averaged, single) in errors.items():
-            unit = self.units[target]
-            values[f"valid/{target}_mae_{unit}"] = averaged
-            values[f"valid/{target}_mae_{unit}_single_conformer"] = single
-        self.write("metrics.jsonl", step, values)
-        answer = self.config.task.answer
-        chosen = answer if answer in errors else next(iter(errors))
-        score = errors[chosen][0]
+            values = self.validation_values(self.raw_model)
+        self.write("metrics.jsonl", step, {f"valid/{name}": value for name, value in values.items()})
+        answer = self.config.task.answer or self.task.targets[0]
+        score = values.get(metric_key(answer, "mae", self.units[answer]), next(iter(values.values())))
         improved = score < self.position.best
         self.position.best = min(score, self.position.best)
         return improved
+
+    def validation_values(self, model: nn.Module) -> dict[str, float]:
+        """Mean absolute error of each target over the valid split: conformers averaged, and the first one alone."""
+        values = {}
+        for target, (averaged, single) in validation_errors(
+            model, self.task, self.valid, self.inference_settings()
+        ).items():
+            values[metric_key(target, "mae", self.units[target])] = averaged
+            values[metric_key(target, "mae_single_conformer", self.units[target])] = single
+        return values
+
+    def projected_seconds(self) -> float:
+        """Time of the remaining steps, from one gradient of the next batch; nothing is changed by it."""
+        rows = self.sampler.batches(self.position.epoch)
+        state = torch.get_rng_state()
+        batches = training_batches(
+            self.train_split,
+            self.task,
+            self.sampler,
+            0,
+            self.position.epoch,
+            len(rows) // 2,
+            features=self.features,
+            workers=0,
+        )
+        start = time.perf_counter()
+        batch = next(iter(batches)).to(self.fabric.device)
+        losses = self.task.losses(self.model(batch), batch, 0.0)
+        self.fabric.backward(losses["total"])
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - start
+        torch.set_rng_state(state)
+        return seconds * (self.max_steps - self.position.step)
 
     def inference_settings(self) -> InferenceSettings:
         data = self.config.data

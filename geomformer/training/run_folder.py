@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+import yaml
 
-from geomformer.config.load import to_yaml
+from geomformer.config.load import to_yaml, validate
 from geomformer.config.run import RunConfig
 from geomformer.errors import ConfigError, DataError
+from geomformer.files import write_atomic
 
 FORMAT_VERSION = 1
 KEPT_CHECKPOINTS = 2
@@ -49,6 +52,11 @@ class RunFolder:
 
     def facts(self) -> dict[str, Any]:
         return json.loads((self.path / "manifest.json").read_text())
+
+    def config(self) -> RunConfig:
+        """The configuration the run was started with."""
+        path = self.path / "config.yaml"
+        return validate(yaml.safe_load(path.read_text(encoding="utf8")), str(path))
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Appends one JSON line to `metrics.jsonl` or `timing.jsonl`."""
@@ -108,15 +116,6 @@ def complete_lines(path: Path) -> list[str]:
 
 
 def save_atomic(state: dict[str, Any], path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf8")
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())

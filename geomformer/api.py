@@ -1,0 +1,211 @@
+"""The library's front door: what notebooks use and the command line calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geomformer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geomformer.config.run import RunConfig
+    from geomformer.datasets.pipeline import PrepareOptions
+    from geomformer.inference.predictor import Predictor, PredictSummary
+    from geomformer.prepared.dataset import PreparedDataset
+    from geomformer.training.run import TrainResult
+
+Progress = Callable[[int, "int | None"], None]
+
+
+def data_root(given: Path | None = None) -> Path:
+    """Root of raw and prepared data: the argument, else $GEOMFORMER_DATA, else ./data."""
+    return given or Path(os.environ.get("GEOMFORMER_DATA", "data"))
+
+
+def models_root(given: Path | None = None) -> Path:
+    """Store of trained models: the argument, else $GEOMFORMER_MODELS, else ./models."""
+    return given or Path(os.environ.get("GEOMFORMER_MODELS", "models"))
+
+
+def prepare(
+    dataset: str,
+    *,
+    raw: Sequence[Path] = (),
+    out: Path | None = None,
+    root: Path | None = None,
+    options: PrepareOptions,
+    progress: Progress | None = None,
+) -> Path:
+    """Turns the raw files of a dataset into a prepared dataset.
+
+    Args:
+        dataset: a name of `geomformer.datasets.DATASETS`.
+        raw: raw files; where the dataset has a default place and an official download, it may be empty.
+        out: folder of the prepared dataset; ROOT/prepared/DATASET by default.
+        root: root of all data.
+        options: see `PrepareOptions`.
+        progress: called with the rows done and their number, where known.
+
+    Raises:
+        ConfigError: unknown dataset or option.
+        DataError: the files are missing or not what they should be.
+    """
+    from geomformer.datasets import load_dataset
+
+    root = data_root(root)
+    target = out or root / "prepared" / dataset
+    return load_dataset(dataset)(raw=raw, out=target, data_root=root, options=options, progress=progress)
+
+
+def open_dataset(dataset: str | Path, root: Path | None = None) -> PreparedDataset:
+    """Opens a prepared dataset by the path of its folder or by name (ROOT/prepared/NAME).
+
+    Raises:
+        DataError: there is none; the message names the command that makes it.
+    """
+    from geomformer.prepared.dataset import PreparedDataset
+
+    path = Path(dataset)
+    return PreparedDataset(path if path.exists() else data_root(root) / "prepared" / dataset)
+
+
+def train(
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    root: Path | None = None,
+    models: Path | None = None,
+    name: str | None = None,
+    resume: bool = False,
+    init: str | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    report: Callable[[dict[str, Any]], None] = lambda line: None,
+) -> TrainResult:
+    """Trains a model and saves it as an artifact. See `geomformer.training.run.train`.
+
+    Args:
+        out: run folder; runs/TASK-TIME by default. `resume` needs it.
+        root: root of the prepared datasets.
+        models: store that the model is saved to.
+    """
+    from geomformer.training import run
+
+    if resume and out is None:
+        raise ConfigError("--resume needs the folder of the run.", "Name it with --out.")
+    folder = out or Path("runs") / f"{config.task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return run.train(
+        config,
+        open_dataset(config.data.dataset, root),
+        out=folder,
+        models=models_root(models),
+        name=name,
+        resume=resume,
+        init=init,
+        device=device,
+        devices=devices,
+        num_nodes=num_nodes,
+        report=report,
+    )
+
+
+def load_model(
+    reference: str | Path | None = None,
+    *,
+    models: Path | None = None,
+    conformers: int = 8,
+    geometry: str = "generate",
+    device: str = "auto",
+) -> Predictor:
+    """Loads a trained model, ready to run.
+
+    Args:
+        reference: NAME, NAME@VERSION or a folder; the bundled gap model by default.
+        models: store of trained models.
+        conformers: conformers averaged per molecule.
+        geometry: "generate" conformers, or take the "input" file's own 3D coordinates.
+        device: "auto", "cpu", "cuda".
+
+    Raises:
+        ArtifactError: no such model, it is damaged, or it does not read such geometries.
+    """
+    import torch
+
+    from geomformer.artifacts.store import load_artifact
+    from geomformer.inference.averaging import InferenceSettings
+    from geomformer.inference.predictor import Predictor, chemistry_for
+    from geomformer.tasks import build_task
+    from geomformer.tasks.base import Scaling
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: this machine has no usable CUDA device.", "Use --device cpu.")
+    artifact = load_artifact(reference, models_root(models))
+    manifest = artifact.manifest
+    scaling = {target.name: Scaling(target.mean, target.scale) for target in manifest.targets}
+    return Predictor(
+        manifest,
+        artifact.model(device),
+        build_task(artifact.config.task, scaling),
+        InferenceSettings(conformers, features=manifest.inputs.features, device=device),
+        chemistry_for(manifest, conformers, geometry),
+    )
+
+
+def evaluate(
+    dataset: str | Path,
+    *,
+    model: str | None = None,
+    splits: Sequence[str] = (),
+    out: Path | None = None,
+    root: Path | None = None,
+    models: Path | None = None,
+    conformers: int | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Evaluates a model on the labelled splits of a prepared dataset. See `evaluation.evaluate.evaluate_dataset`."""
+    from geomformer.evaluation.evaluate import evaluate_dataset
+
+    predictor = load_model(model, models=models, conformers=conformers or 8, geometry="input", device=device)
+    prepared = open_dataset(dataset, root)
+    return evaluate_dataset(predictor, prepared, splits=splits, out=out, limit=limit, progress=progress)
+
+
+def predict(
+    source: Path,
+    out: Path,
+    *,
+    model: str | None = None,
+    models: Path | None = None,
+    conformers: int = 8,
+    geometry: str = "generate",
+    workers: int | None = None,
+    smiles_column: str | None = None,
+    id_column: str | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> PredictSummary:
+    """Predicts every molecule of a file: one output row per input record. See `inference.predictor.predict_file`."""
+    from geomformer.inference.predictor import predict_file
+
+    predictor = load_model(model, models=models, conformers=conformers, geometry=geometry, device=device)
+    predictor = dataclasses.replace(predictor, blocks=Path(out).name.endswith((".sdf", ".sdf.gz")))
+    return predict_file(
+        predictor,
+        Path(source),
+        Path(out),
+        workers=workers,
+        smiles_column=smiles_column,
+        id_column=id_column,
+        limit=limit,
+        progress=progress,
+    )

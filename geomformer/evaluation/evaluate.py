@@ -1,0 +1,187 @@
+"""`evaluate`: a model on the labelled splits of a prepared dataset."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomformer.artifacts.manifest import Manifest
+from geomformer.errors import ArtifactError, DataError
+from geomformer.evaluation.metrics import TargetMetrics, metric_key
+from geomformer.evaluation.plots import error_plot, parity_plot
+from geomformer.files import write_atomic
+from geomformer.inference.averaging import predict_records
+from geomformer.inference.predictor import Predictor
+from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
+
+METRICS = ("mae", "rmse", "mse")
+SINGLE = "mae_single_conformer"
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass
+class SplitResult:
+    """Predictions of one target on one split; rows without a label are left out.
+
+    Attributes:
+        ids: of the rows.
+        label, prediction, spread, single: (R,) float64, in the target's unit; `single` is the first conformer alone.
+    """
+
+    ids: list[str]
+    label: np.ndarray
+    prediction: np.ndarray
+    spread: np.ndarray
+    single: np.ndarray
+
+
+def evaluate_dataset(
+    predictor: Predictor,
+    dataset: PreparedDataset,
+    *,
+    splits: Sequence[str] = (),
+    out: Path | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Evaluates on every split that is asked for (all but "train" by default).
+
+    Args:
+        predictor: the model, ready to run.
+        dataset: prepared with labels of at least one of the model's targets.
+        splits: names.
+        out: folder for metrics.json, predictions and plots; None writes nothing.
+        limit: only the first rows of each split.
+        progress: called with the rows done and their number.
+
+    Returns:
+        {"model", "dataset", "rows", "splits": {split: {metric: value}}, "average": {metric: value}}; the average is
+        the plain mean over splits.
+
+    Raises:
+        DataError: no such split, or no label of any target.
+        ArtifactError: the dataset is not what the model was trained to read.
+    """
+    check_inputs(predictor.manifest, dataset)
+    names = list(splits) or [name for name in dataset.splits if name != "train"] or list(dataset.splits)
+    counts = {name: min(limit or rows, rows) for name, rows in dataset.splits.items()}
+    total, done = sum(counts.get(name, 0) for name in names), 0
+    summary: dict[str, Any] = {
+        "model": predictor.manifest.reference,
+        "dataset": str(dataset.manifest.get("dataset", dataset.path.name)),
+        "rows": {name: counts.get(name, 0) for name in names},
+        "splits": {},
+    }
+    for name in names:
+        split = dataset.split(name)
+
+        def advance(rows: int, before: int = done) -> None:
+            if progress is not None:
+                progress(before + rows, total)
+
+        results = predict_split(predictor, split, counts[name], advance)
+        done += counts[name]
+        summary["splits"][name] = {
+            key: value
+            for target, result in results.items()
+            for key, value in metrics(predictor, target, result).items()
+        }
+        if out is not None:
+            write_split(predictor, out, name, results)
+    summary["average"] = average(summary["splits"].values())
+    if out is not None:
+        write_atomic(out / "metrics.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def predict_split(
+    predictor: Predictor, split: PreparedSplit, rows: int, advance: Callable[[int], None]
+) -> dict[str, SplitResult]:
+    """Predicts the first `rows` rows and collects what is labelled, by target."""
+    targets = [target for target in predictor.task.targets if target in split.target_names]
+    labels = {target: split.target(target)[:rows] for target in targets}
+    targets = [target for target in targets if not np.isnan(labels[target]).all()]
+    if not targets:
+        raise DataError(
+            f"Split '{split.name}' has no label of {', '.join(predictor.task.targets)}; "
+            f"it has {', '.join(split.target_names) or 'none'}.",
+            "Prepare the dataset with the target the model predicts.",
+        )
+    found = {target: np.full((3, rows), np.nan) for target in targets}
+    records = ((row, split[row]) for row in range(rows))
+    for prediction in predict_records(predictor.model, predictor.task, records, predictor.settings):
+        for target in targets:
+            values = prediction.values[target]
+            found[target][:, prediction.index] = values.mean(), values.std(), values[0]
+        advance(prediction.index + 1)
+    ids = split.ids[:rows]
+    results = {}
+    for target in targets:
+        known = np.flatnonzero(~np.isnan(labels[target]))
+        mean, spread, single = found[target][:, known]
+        results[target] = SplitResult([ids[row] for row in known], labels[target][known], mean, spread, single)
+    return results
+
+
+def metrics(predictor: Predictor, target: str, result: SplitResult) -> dict[str, float]:
+    """Metrics of one target by their keys, `<target>_<metric>_<unit>`."""
+    unit = predictor.manifest.target(target).unit
+    accumulator = TargetMetrics()
+    accumulator.update(result.prediction, result.label)
+    values = accumulator.compute()
+    found = {metric_key(target, metric, unit): float(values[metric]) for metric in METRICS}
+    return found | {metric_key(target, SINGLE, unit): float(np.abs(result.single - result.label).mean())}
+
+
+def write_split(predictor: Predictor, out: Path, split: str, results: dict[str, SplitResult]) -> None:
+    """Predictions as CSV, parity and error plots as PNG."""
+    out.mkdir(parents=True, exist_ok=True)
+    for target, result in results.items():
+        unit = predictor.manifest.target(target).unit
+        stem = f"{split}_{target}"
+        with (out / f"{stem}.csv").open("w", newline="", encoding="utf8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", f"{target}_{unit}", f"pred_{target}_{unit}", f"spread_{target}_{unit}"])
+            writer.writerows(zip(result.ids, result.label, result.prediction, result.spread, strict=True))
+        label = f"{target.replace('_', ' ')}, {split}"
+        parity_plot(out / f"{stem}_parity.png", result.prediction, result.label, label, unit_label(unit))
+        error_plot(out / f"{stem}_error.png", result.prediction - result.label, label, unit_label(unit))
+
+
+def unit_label(unit: str) -> str:
+    return {"ev": "eV", "mev": "meV"}.get(unit, unit.replace("_", "/"))
+
+
+def average(splits: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Plain mean over splits of the metrics that all of them have."""
+    values = list(splits)
+    shared = [key for key in values[0] if all(key in other for other in values)]
+    return {key: float(np.mean([value[key] for value in values])) for key in shared}
+
+
+def check_inputs(manifest: Manifest, dataset: PreparedDataset) -> None:
+    """Refuses a dataset that the model cannot be judged on."""
+    options = dataset.manifest.get("options", {})
+    hydrogens = options.get("chemistry", {}).get("hydrogens")
+    if hydrogens is not None and hydrogens != manifest.inputs.hydrogens:
+        kinds = {True: "explicit hydrogens", False: "heavy atoms only"}
+        raise ArtifactError(
+            f"{manifest.reference} reads {kinds[manifest.inputs.hydrogens]}, {dataset.path} has {kinds[hydrogens]}.",
+            f"Prepare the dataset with {'--hydrogens' if manifest.inputs.hydrogens else '--no-hydrogens'}.",
+        )
+    level = dataset.manifest.get("level_of_theory")
+    labelled = dataset.manifest["targets"]
+    for target in manifest.targets:
+        if level and target.name in labelled and target.level_of_theory not in (None, level):
+            raise ArtifactError(
+                f"{manifest.reference} predicts {target.name} at {target.level_of_theory}, "
+                f"the labels of {dataset.path} are {level}.",
+                "Errors between two levels of theory are not errors of the model.",
+            )

@@ -1,0 +1,208 @@
+"""`predict`: one output row per input record, in order, with flat memory."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from geomformer.artifacts.manifest import ATOMIC_NUMBERS, MIN_MOLECULES_PER_ELEMENT, Manifest
+from geomformer.chem.blocks import mol_block
+from geomformer.chem.build import ChemistryOptions, build
+from geomformer.errors import ArtifactError, MoleculeError
+from geomformer.executors import Executor, Failure, LocalExecutor
+from geomformer.inference.averaging import ConformerPredictions, InferenceSettings, predict_records
+from geomformer.io.readers import input_columns, read_molecules
+from geomformer.io.writers import MOL_KEY, open_writer
+from geomformer.records import CONFORMER_SOURCES, RawMolecule, Record
+from geomformer.tasks.base import Task
+
+log = logging.getLogger(__name__)
+
+CHUNK_ROWS = 512
+"""Input rows between two writes."""
+
+SYMBOLS = {number: symbol for symbol, number in ATOMIC_NUMBERS.items()}
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass
+class PredictSummary:
+    """What a prediction run did.
+
+    Attributes:
+        out: the written file.
+        model: reference of the model.
+        target, unit: what was predicted.
+        rows: number of output rows, equal to the number of input records.
+        statuses: rows by status.
+    """
+
+    out: Path
+    model: str
+    target: str
+    unit: str
+    rows: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A loaded model with what is needed to run it on molecules."""
+
+    manifest: Manifest
+    model: nn.Module
+    task: Task
+    settings: InferenceSettings
+    chemistry: ChemistryOptions
+    blocks: bool = False
+    """Also give each row its mol block, for SDF output."""
+
+    @property
+    def target(self) -> str:
+        return self.manifest.answer or self.task.targets[0]
+
+    @property
+    def columns(self) -> dict[str, type]:
+        """The columns a prediction adds, with their types."""
+        unit = self.manifest.target(self.target).unit
+        return {
+            "index": int,
+            "id": str,
+            "smiles": str,
+            f"pred_{self.target}_{unit}": float,
+            f"spread_{self.target}_{unit}": float,
+            "num_conformers": int,
+            "conformer_source": str,
+            "status": str,
+            "error": str,
+        }
+
+    def rows(self, molecules: Iterable[RawMolecule], executor: Executor) -> Iterator[dict[str, Any]]:
+        """Yields the row of each molecule, in order."""
+        raws, for_workers = itertools.tee(molecules)
+        built = executor.map(functools.partial(build, options=self.chemistry), for_workers)
+        pairs = zip(raws, built, strict=True)
+        while chunk := list(itertools.islice(pairs, CHUNK_ROWS)):
+            yield from self.chunk_rows(chunk)
+
+    def chunk_rows(self, chunk: Iterable[tuple[RawMolecule, Record | MoleculeError | Failure]]) -> list[dict[str, Any]]:
+        checked = [(raw, self.checked(result)) for raw, result in chunk]
+        records = [(position, item) for position, (_, item) in enumerate(checked) if isinstance(item, Record)]
+        predictions = {p.index: p for p in predict_records(self.model, self.task, records, self.settings)}
+        return [self.row(raw, item, predictions.get(position)) for position, (raw, item) in enumerate(checked)]
+
+    def checked(self, result: Record | MoleculeError | Failure) -> Record | MoleculeError:
+        """Refuses what the model was not made for."""
+        if isinstance(result, Failure):
+            return MoleculeError("failed", result.reason)
+        if isinstance(result, MoleculeError) or result.atomic_numbers is None:
+            return result
+        unknown = sorted(set(result.atomic_numbers.tolist()) - self.manifest.supported_elements())
+        if not unknown:
+            return result
+        seen = ", ".join(f"{SYMBOLS[z]} ({self.manifest.elements.get(SYMBOLS[z], 0)})" for z in unknown)
+        return MoleculeError(
+            "unsupported_element",
+            f"Expected elements of at least {MIN_MOLECULES_PER_ELEMENT} training molecules, found {seen}.",
+        )
+
+    def row(
+        self, raw: RawMolecule, item: Record | MoleculeError, prediction: ConformerPredictions | None
+    ) -> dict[str, Any]:
+        value, spread, *_ = [name for name in self.columns if name.startswith(("pred_", "spread_"))]
+        row: dict[str, Any] = dict.fromkeys(self.columns)
+        row |= {"index": raw.index, "id": raw.id, "smiles": raw.text if raw.kind == "smiles" else None}
+        if isinstance(item, MoleculeError) or prediction is None:
+            problem = item if isinstance(item, MoleculeError) else MoleculeError("failed", "no prediction was made")
+            row |= {"status": problem.status, "error": problem.message, "num_conformers": 0}
+        else:
+            names = sorted({CONFORMER_SOURCES[source] for source in item.conformer_source.tolist()})
+            row |= {
+                "smiles": item.smiles,
+                value: round(prediction.mean(self.target), 6),
+                spread: round(prediction.spread(self.target), 6),
+                "num_conformers": len(prediction.values[self.target]),
+                "conformer_source": "+".join(names),
+                "status": "ok",
+            }
+        passed = {input_name(name, self.columns): text for name, text in raw.columns.items()}
+        if self.blocks:
+            row[MOL_KEY] = raw.text if raw.kind == "mol" else mol_block(item)
+        return passed | row
+
+
+def input_name(name: str, taken: Mapping[str, type]) -> str:
+    """An input column's name in the output: its own, or `input_NAME` where a column of the prediction has it."""
+    return f"input_{name}" if name in taken else name
+
+
+def predict_file(
+    predictor: Predictor,
+    source: Path,
+    out: Path,
+    *,
+    workers: int | None = None,
+    smiles_column: str | None = None,
+    id_column: str | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> PredictSummary:
+    """Predicts every record of a file.
+
+    Args:
+        predictor: the model, ready to run.
+        source: molecules, any format `geomformer.io` reads.
+        out: table or SDF, by suffix; replaced only when complete.
+        workers: processes that build conformers; all cores by default.
+        smiles_column, id_column: columns of a table, where their names are unusual.
+        limit: read only so many records.
+        progress: called with the number of finished rows.
+
+    Raises:
+        DataError: the file is missing, empty or unreadable; the output cannot be written.
+    """
+    manifest = predictor.manifest
+    summary = PredictSummary(out, manifest.reference, predictor.target, manifest.target(predictor.target).unit)
+    extra = {input_name(name, predictor.columns): str for name in input_columns(source)}
+    molecules: Iterable[RawMolecule] = read_molecules(source, smiles_column=smiles_column, id_column=id_column)
+    if limit is not None:
+        molecules = itertools.islice(molecules, limit)
+    count = workers if workers is not None else os.cpu_count() or 1
+    with LocalExecutor(count) as executor, open_writer(out, {**predictor.columns, **extra}) as writer:
+        for row in predictor.rows(molecules, executor):
+            writer.write([row])
+            summary.rows += 1
+            summary.statuses[row["status"]] = summary.statuses.get(row["status"], 0) + 1
+            if progress is not None:
+                progress(summary.rows, limit)
+    return summary
+
+
+def chemistry_for(manifest: Manifest, conformers: int, geometry: str) -> ChemistryOptions:
+    """The records a model was trained on, from any input.
+
+    Raises:
+        ArtifactError: the model reads reference geometries and would be given generated ones.
+    """
+    if manifest.inputs.geometry == "reference" and geometry == "generate":
+        raise ArtifactError(
+            f"{manifest.reference} was trained on reference (DFT) geometries, not on generated conformers.",
+            "Give a file with such geometries and --geometry input.",
+        )
+    defaults = ChemistryOptions()
+    return ChemistryOptions(
+        num_conformers=conformers,
+        hydrogens=manifest.inputs.hydrogens,
+        geometry="input" if geometry == "input" else "generate",
+        features=manifest.inputs.features,
+        max_atoms=manifest.inputs.max_atoms or defaults.max_atoms,
+    )

@@ -1,0 +1,165 @@
+"""Builds the data of the shipped gap model: one training mixture and two test sets.
+
+    python recipes/gap/build_data.py RAW --out data/prepared --workers 2
+
+RAW holds `pubchem_gap/iqspr_pubchem_gap.csv`, `pcqm4mv2/pcqm4mv2_rows.csv`, `pcqm4mv2/pcqm4mv2_train_first1800.sdf` and
+`qm9/qm9.parquet` (sources, licences and checksums: data/cards/*.md).
+
+Two levels of theory are kept apart as two targets: `gap` (B3LYP/6-31G*, PubChemQC and PCQM4Mv2) and `gap_qm9`
+(B3LYP/6-31G(2df,p), QM9). No molecule of the two test sets, compared without stereo, is trained or selected on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from rdkit import Chem, RDLogger
+from tqdm import tqdm
+
+from geomformer.chem.build import ChemistryOptions
+from geomformer.datasets.pipeline import PrepareOptions, chemistry_fields, prepare_with_workers
+from geomformer.datasets.qm9 import split_ids
+from geomformer.io.readers import read_molecules
+from geomformer.prepared.storage import DatasetDescription, describe_file
+from geomformer.records import RawMolecule
+
+SEED = 20240721
+NUM_QM9_TRAIN, NUM_VALID = 40_000, 600
+TRAIN_CONFORMERS, TEST_CONFORMERS = 2, 4
+
+
+def flat_key(smiles: str) -> int:
+    """A 64-bit hash of the canonical SMILES without stereo: what counts as the same molecule."""
+    mol = Chem.MolFromSmiles(smiles)
+    text = smiles if mol is None else Chem.MolToSmiles(mol, isomericSmiles=False)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+class Sources:
+    """The raw files and what was read from them."""
+
+    def __init__(self, raw: Path) -> None:
+        self.iqspr = raw / "pubchem_gap" / "iqspr_pubchem_gap.csv"
+        self.rows = raw / "pcqm4mv2" / "pcqm4mv2_rows.csv"
+        self.sdf = raw / "pcqm4mv2" / "pcqm4mv2_train_first1800.sdf"
+        self.qm9 = raw / "qm9" / "qm9.parquet"
+        self.pubchem = list(read_molecules(self.iqspr, targets=["gap_ev"]))
+        pcqm = list(read_molecules(self.rows, targets=["homolumogap"], id_column="idx", split_column="split"))
+        self.pcqm_train = [row for row in pcqm if row.split == "train"]
+        self.pcqm_valid = [row for row in pcqm if row.split == "valid"]
+        table = pq.read_table(self.qm9, columns=["gdb_id", "smiles", "atomic_numbers", "positions", "gap_ev"])
+        self.table = table
+        self.row_of_id = {int(name): row for row, name in enumerate(table.column("gdb_id").to_pylist())}
+        self.qm9_ids = split_ids(np.array(sorted(self.row_of_id)))
+        self.qm9_smiles = table.column("smiles").to_pylist()
+
+    def qm9_molecule(self, gdb_id: int, split: str) -> RawMolecule:
+        row = self.table.slice(self.row_of_id[gdb_id], 1).to_pylist()[0]
+        return RawMolecule(
+            index=0,
+            id=f"qm9-{gdb_id}",
+            text=row["smiles"],
+            targets={"gap": float("nan"), "gap_qm9": row["gap_ev"]},
+            reference_numbers=np.array(row["atomic_numbers"], dtype=np.uint8),
+            reference_positions=np.array(row["positions"], dtype=np.float32).reshape(-1, 3),
+            split=split,
+        )
+
+    def qm9_keys(self, ids: np.ndarray) -> np.ndarray:
+        smiles = (self.qm9_smiles[self.row_of_id[int(name)]] for name in ids)
+        return np.array(
+            [flat_key(text) for text in tqdm(smiles, total=len(ids), desc="comparing QM9")], dtype=np.uint64
+        )
+
+
+def gap_molecules(sources: Sources) -> Iterator[RawMolecule]:
+    """The molecules at the level of PCQM4Mv2, those of its train split with their DFT geometry."""
+    for row in sources.pubchem:
+        yield RawMolecule(0, f"pubchem-{row.index}", row.text, targets={"gap": row.targets["gap"]})
+    blocks = list(read_molecules(sources.sdf))
+    for row in sources.pcqm_train:
+        block = blocks[int(row.id)].text
+        yield RawMolecule(
+            0, f"pcqm-{row.id}", row.text, targets={"gap": row.targets["homolumogap"]}, reference_block=block
+        )
+
+
+def mixture(sources: Sources) -> tuple[list[RawMolecule], np.ndarray]:
+    """Training and validation rows of both levels in random order, and the keys of their molecules."""
+    rng = np.random.default_rng(SEED)
+    forbidden = np.array([flat_key(row.text) for row in sources.pcqm_valid], dtype=np.uint64)
+    forbidden = np.union1d(forbidden, sources.qm9_keys(sources.qm9_ids["test"]))
+    rows = list(gap_molecules(sources))
+    keys = np.array([flat_key(row.text) for row in rows], dtype=np.uint64)
+    allowed = ~np.isin(keys, forbidden)
+    rows, keys = [row for row, keep in zip(rows, allowed, strict=True) if keep], keys[allowed]
+    valid = np.isin(keys, rng.choice(np.unique(keys), NUM_VALID, replace=False))
+    for row, is_valid in zip(rows, valid, strict=True):
+        row.split = "valid" if is_valid else "train"
+        row.targets["gap_qm9"] = float("nan")
+    forbidden = np.union1d(forbidden, keys[valid])
+    for split, count in (("train", NUM_QM9_TRAIN), ("valid", NUM_VALID)):
+        ids = rng.permutation(sources.qm9_ids[split])[: count + count // 2]
+        found = sources.qm9_keys(ids)
+        keep = np.flatnonzero(~np.isin(found, forbidden))[:count]
+        rows += [sources.qm9_molecule(int(name), split) for name in ids[keep]]
+        keys = np.concatenate([keys, found[keep]])
+    order = rng.permutation(len(rows))
+    return [rows[i] for i in order], np.unique(keys)
+
+
+def numbered(rows: list[RawMolecule]) -> list[RawMolecule]:
+    for index, row in enumerate(rows):
+        row.index = index
+    return rows
+
+
+def write(rows: list[RawMolecule], out: Path, name: str, files: list[Path], conformers: int, workers: int) -> None:
+    options = PrepareOptions(chemistry=ChemistryOptions(num_conformers=conformers), workers=workers, seed=SEED)
+    targets = dict.fromkeys(rows[0].targets, "ev")
+    description = DatasetDescription(
+        dataset=name,
+        targets=targets,
+        sources=[describe_file(file) for file in files],
+        options=chemistry_fields(options, use_geometry=True),
+        seed=SEED,
+    )
+    with tqdm(total=len(rows), desc=name, unit="molecule") as bar:
+        prepare_with_workers(
+            numbered(rows),
+            out / name,
+            description,
+            options,
+            total=len(rows),
+            progress=lambda done, total: bar.update(done - bar.n),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("raw", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("data/prepared"))
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    RDLogger.DisableLog("rdApp.*")
+    sources = Sources(arguments.raw)
+    rows, keys = mixture(sources)
+    np.save(Path(__file__).parent / "training_molecules.npy", keys)
+    files = [sources.iqspr, sources.rows, sources.sdf, sources.qm9]
+    write(rows, arguments.out, "gap-mixture", files, TRAIN_CONFORMERS, arguments.workers)
+    for row in sources.pcqm_valid:
+        row.split, row.targets = "test", {"gap": row.targets["homolumogap"]}
+    write(sources.pcqm_valid, arguments.out, "gap-pcqm4mv2-valid", [sources.rows], TEST_CONFORMERS, arguments.workers)
+    test = [sources.qm9_molecule(int(name), "test") for name in sources.qm9_ids["test"]]
+    for row in test:
+        row.targets = {"gap_qm9": row.targets["gap_qm9"]}
+    write(test, arguments.out, "gap-qm9-test", [sources.qm9], TRAIN_CONFORMERS, arguments.workers)
+
+
+if __name__ == "__main__":
+    main()
