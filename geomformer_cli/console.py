@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-PLAIN_STEP = 0.1
+PLAIN_STEPS = 10
 PLAIN_SECONDS = 30.0
 PLAIN_PAUSE = 1.0
 _WIDE = 200
@@ -99,9 +99,20 @@ def fields(rows: Sequence[tuple[str, str]]) -> None:
         message(f"  {name:<{width}}  {value}")
 
 
+class ReaderGone(Exception):  # noqa: N818 - no error: `geomformer ... | head` has seen enough
+    """Nobody reads stdout any more."""
+
+
 def result(text: str) -> None:
-    """One piece of the command's answer, on stdout."""
-    typer.echo(text)
+    """One piece of the command's answer, on stdout.
+
+    Raises:
+        ReaderGone: whoever read stdout has left.
+    """
+    try:
+        typer.echo(text)
+    except BrokenPipeError as error:
+        raise ReaderGone from error
 
 
 def result_json(value: Any) -> None:
@@ -193,17 +204,18 @@ class PlainProgress:
         self.title, self.unit = title, unit
         self.began = self.spoken = time.monotonic()
         self.first: int | None = None
-        self.shown = 0.0
+        self.shown = 0
 
     def __call__(self, done: int, total: int | None = None, note: str = "") -> None:
         now = time.monotonic()
         if self.first is None:
             self.first = max(0, done - 1)
         share = done / total if total else 0.0
+        steps = int(share * PLAIN_STEPS)
         silence = now - self.spoken
-        if silence < PLAIN_PAUSE or (silence < PLAIN_SECONDS and share - self.shown < PLAIN_STEP):
+        if silence < PLAIN_PAUSE or (silence < PLAIN_SECONDS and steps == self.shown):
             return
-        self.spoken, self.shown = now, share
+        self.spoken, self.shown = now, steps
         text = f"{self.title}: {done} {self.unit}"
         if total:
             left = (now - self.began) / max(1, done - self.first) * (total - done)

@@ -45,14 +45,13 @@ def guarded(kept: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(command)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                value = command(*args, **kwargs)
-                sys.stdout.flush()
-                return value
+                return command(*args, **kwargs)
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
+            except console.ReaderGone:
+                _drop_output()
+                raise typer.Exit(BROKEN_PIPE) from None
             except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - reported, with an exit code
-                if isinstance(error, BrokenPipeError) and _reader_gone():
-                    raise typer.Exit(BROKEN_PIPE) from None
                 raise typer.Exit(report(error, kept)) from None
 
         return run
@@ -127,16 +126,9 @@ def _write_log(error: BaseException) -> str:
     return f"The details are in {ERROR_LOG.resolve()}. Please report this with that file."
 
 
-def _reader_gone() -> bool:
-    """Whether stdout or stderr has lost its reader; if so, what is still in the buffer is dropped."""
-    gone = False
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            gone = True
-            with contextlib.suppress(OSError, ValueError):
-                sink = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(sink, stream.fileno())
-                os.close(sink)
-    return gone
+def _drop_output() -> None:
+    """Sends what is still in the buffer of stdout nowhere, so that Python does not complain about it at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, sys.stdout.fileno())
+        os.close(sink)

@@ -21,12 +21,14 @@ EXAMPLES = (
 _METRICS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "ewt": "EwT", "adwt": "ADwT", "r2": "R2"}
 _UNITS = {
     "ev": "eV",
+    "ev2": "eV^2",
     "percent": "%",
     "kcal_mol": "kcal/mol",
     "kcal_mol_angstrom": "kcal/mol/Angstrom",
     "ev_angstrom": "eV/Angstrom",
     "angstrom": "Angstrom",
 }
+_SINGLE = "single_conformer"
 
 
 def evaluate(
@@ -43,13 +45,13 @@ def evaluate(
     ] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option(help="Split to evaluate; may be repeated.", show_default="valid, test", rich_help_panel=INPUT),
+        typer.Option(help="Split to evaluate; may be repeated.", show_default="all but train", rich_help_panel=INPUT),
     ] = None,
     data_root: DataRoot = None,
     limit: Limit = None,
     conformers: Annotated[
         int | None,
-        typer.Option(min=1, help="Conformers to average over.", show_default="all there are", rich_help_panel=MODEL),
+        typer.Option(min=1, help="Conformers to average over.", show_default="8", rich_help_panel=MODEL),
     ] = None,
     out: Annotated[
         Path | None,
@@ -109,11 +111,11 @@ def _check_task(task: str | None, artifact: Artifact) -> None:
 
 
 def _show(metrics: dict[str, Any]) -> None:
-    """One row per metric, one column per split."""
+    """One line per metric, one column per split."""
     splits = {**metrics["splits"], **({"average": metrics["average"]} if len(metrics["splits"]) > 1 else {})}
-    keys = dict.fromkeys(key for values in splits.values() for key in values)
-    rows = []
-    for key in keys:
+    counts = metrics.get("rows", {})
+    rows = [["rows", "", *(_number(counts.get(name)) for name in splits)]]
+    for key in dict.fromkeys(key for values in splits.values() for key in values):
         name, unit = describe(key)
         rows.append([name, unit, *(_number(values.get(key)) for values in splits.values())])
     console.result_table(["metric", "unit", *splits], rows, numbers=range(2, 2 + len(splits)))
@@ -125,8 +127,10 @@ def describe(key: str) -> tuple[str, str]:
     position = next((i for i, part in enumerate(parts) if i and part in _METRICS), None)
     if position is None:
         return key, ""
-    unit = "_".join(parts[position + 1 :])
-    return f"{'_'.join(parts[:position])} {_METRICS[parts[position]]}", _UNITS.get(unit, unit)
+    name, unit = f"{'_'.join(parts[:position])} {_METRICS[parts[position]]}", "_".join(parts[position + 1 :])
+    if unit.startswith(_SINGLE):
+        name, unit = f"{name}, first conformer alone", unit.removeprefix(_SINGLE).removeprefix("_")
+    return name, _UNITS.get(unit, unit)
 
 
 def _number(value: float | None) -> str:

@@ -20,8 +20,8 @@ DAMAGED = 4
 app = typer.Typer(
     help="List, show, verify and export trained models.",
     epilog=(
-        "Models lie in $GEOMFORMER_MODELS, else ./models; some come with geomformer. A model is called NAME (its newest "
-        "version), NAME@VERSION, or by its folder."
+        "Models lie in $GEOMFORMER_MODELS, else ./models; some come with geomformer. A model is called NAME (its "
+        "newest version), NAME@VERSION, or by its folder."
     ),
     no_args_is_help=True,
 )
