@@ -20,7 +20,7 @@ LEVELS = (
     ("nn", "records", "units", "config", "executors", "files"),
     ("tasks", "models", "prepared", "io", "chem"),
     ("training", "inference", "evaluation", "artifacts", "datasets"),
-    ("api", "integrations"),
+    ("api", "benchmark", "integrations"),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names}
