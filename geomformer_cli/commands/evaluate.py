@@ -19,15 +19,6 @@ EXAMPLES = (
     "geomformer evaluate --model models/mine/2 --data data/prepared/mine --json"
 )
 _METRICS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "ewt": "EwT", "adwt": "ADwT", "r2": "R2"}
-_UNITS = {
-    "ev": "eV",
-    "ev2": "eV^2",
-    "percent": "%",
-    "kcal_mol": "kcal/mol",
-    "kcal_mol_angstrom": "kcal/mol/Angstrom",
-    "ev_angstrom": "eV/Angstrom",
-    "angstrom": "Angstrom",
-}
 _SINGLE = "single_conformer"
 
 
@@ -130,7 +121,7 @@ def describe(key: str) -> tuple[str, str]:
     name, unit = f"{'_'.join(parts[:position])} {_METRICS[parts[position]]}", "_".join(parts[position + 1 :])
     if unit.startswith(_SINGLE):
         name, unit = f"{name}, first conformer alone", unit.removeprefix(_SINGLE).removeprefix("_")
-    return name, _UNITS.get(unit, unit)
+    return name, console.unit_label(unit)
 
 
 def _number(value: float | None) -> str:

@@ -56,11 +56,12 @@ def list_models(json: Json = False) -> None:
 
 def _line(summary: ArtifactSummary) -> dict[str, Any]:
     manifest = summary.manifest
+    targets = [f"{item.name} ({console.unit_label(item.unit)})" for item in manifest.targets] if manifest else []
     return {
         "model": summary.reference,
         "source": summary.source,
         "task": manifest.task if manifest else None,
-        "targets": ", ".join(f"{target.name} ({target.unit})" for target in manifest.targets) if manifest else None,
+        "targets": ", ".join(targets),
         "architecture": manifest.architecture if manifest else None,
         "path": str(summary.path),
         "problem": summary.problem,

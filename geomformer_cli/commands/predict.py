@@ -102,7 +102,8 @@ def predict(
 def _summarise(summary: PredictSummary) -> None:
     ok = summary.statuses.get("ok", 0)
     failing = {name: count for name, count in summary.statuses.items() if name != "ok" and count}
-    console.message(f"{summary.target} in {summary.unit} by {summary.model}: {ok} of {summary.rows} rows ok")
+    unit = console.unit_label(summary.unit)
+    console.message(f"{summary.target} in {unit} by {summary.model}: {ok} of {summary.rows} rows ok")
     if failing:
         console.fields([(name, str(count)) for name, count in sorted(failing.items(), key=lambda item: -item[1])])
         console.message(f"  reasons: column 'error' of {summary.out}")

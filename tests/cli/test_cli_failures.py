@@ -101,16 +101,12 @@ def test_quiet_keeps_errors(fail: Any) -> None:
     assert "expected this" in fail(DataError("expected this"), "--quiet").stderr
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, environment: dict[str, str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "geomformer_cli", "config", "list"]
-    found = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60, env=environment())
+    found = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60, env=environment)
     os.close(writer)
     assert found.returncode == failures.BROKEN_PIPE
     assert found.stderr == b""
     assert not (tmp_path / "error.log").exists()
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

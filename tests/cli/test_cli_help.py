@@ -32,19 +32,18 @@ COMMANDS = (
 CPU_SECONDS = 0.5
 
 
-def geomformer(*words: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *flags, "-m", "geomformer_cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+def python(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=60)
 
 
-def test_help_imports_nothing_heavy() -> None:
-    trace = geomformer("--help", flags=("-X", "importtime")).stderr
+def test_help_imports_nothing_heavy(environment: dict[str, str]) -> None:
+    trace = python(environment, "-X", "importtime", "-m", "geomformer_cli", "--help").stderr
     imported = {line.split("|")[-1].strip() for line in trace.splitlines() if line.startswith("import time:")}
     assert "typer" in imported
     assert not imported & HEAVY
 
 
-def test_help_of_every_command_imports_nothing_heavy() -> None:
+def test_help_of_every_command_imports_nothing_heavy(environment: dict[str, str]) -> None:
     program = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
@@ -53,15 +52,15 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
         "    assert CliRunner().invoke(app, [*command.split(), '--help']).exit_code == 0, command\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))\n"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    found = python(environment, "-c", program)
     assert found.stdout.strip() == "[]", found.stderr
 
 
-def test_help_is_fast() -> None:
+def test_help_is_fast(environment: dict[str, str]) -> None:
     best = float("inf")
     for _ in range(4):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert geomformer("--help").returncode == 0
+        assert python(environment, "-m", "geomformer_cli", "--help").returncode == 0
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert best < CPU_SECONDS
