@@ -82,24 +82,25 @@ def _log_handler() -> logging.Handler:
 
 class _PlainHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        _print(self.format(record))
+        say(self.format(record))
 
 
-def _print(text: str, style: str = "") -> None:
+def say(text: str, style: str = "") -> None:
+    """Says something on stderr, even with `--quiet`."""
     messages().print(Text(text, style=style), soft_wrap=True)
 
 
 def message(text: str) -> None:
     """Says something on stderr, unless `--quiet`."""
     if not settings.quiet:
-        _print(text)
+        say(text)
 
 
 def complain(text: str, hint: str | None = None) -> None:
     """Says on stderr what went wrong, even with `--quiet`."""
     messages().print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
     if hint:
-        _print(hint, "yellow")
+        say(hint, "yellow")
 
 
 def fields(rows: Sequence[tuple[str, str]]) -> None:

@@ -70,7 +70,7 @@ def report(error: BaseException, kept: str = "") -> int:
     if console.settings.verbose:
         _show_traceback(error)
     if isinstance(known, Interrupted):
-        console.message(str(known))
+        console.say(str(known))
     else:
         console.complain(known.message, known.hint)
     return known.exit_code

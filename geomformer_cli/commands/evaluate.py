@@ -22,36 +22,41 @@ _METRICS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "ewt": "EwT", "adwt": "A
 _SINGLE = "single_conformer"
 
 
+Task = Annotated[
+    str | None,
+    typer.Option(help="What the model must predict; checked.", show_default="the model's", rich_help_panel=MODEL),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Prepared dataset: its name or folder.", show_default="the model's own", rich_help_panel=INPUT),
+]
+Split = Annotated[
+    list[str] | None,
+    typer.Option(help="Split to evaluate; may be repeated.", show_default="all but train", rich_help_panel=INPUT),
+]
+Conformers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Conformers to average over.", show_default="8", rich_help_panel=MODEL),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for metrics.json and plots.",
+        show_default="evaluations/MODEL-DATASET",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
 def evaluate(
-    task: Annotated[
-        str | None,
-        typer.Option(help="What the model must predict; checked.", show_default="the model's", rich_help_panel=MODEL),
-    ] = None,
+    task: Task = None,
     model: ModelName = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Prepared dataset: its name or folder.", show_default="the model's own", rich_help_panel=INPUT
-        ),
-    ] = None,
-    split: Annotated[
-        list[str] | None,
-        typer.Option(help="Split to evaluate; may be repeated.", show_default="all but train", rich_help_panel=INPUT),
-    ] = None,
+    data: Data = None,
+    split: Split = None,
     data_root: DataRoot = None,
     limit: Limit = None,
-    conformers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Conformers to average over.", show_default="8", rich_help_panel=MODEL),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for metrics.json and plots.",
-            show_default="evaluations/MODEL-DATASET",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    conformers: Conformers = None,
+    out: Out = None,
     json: Json = False,
     device: Device = "auto",
 ) -> None:

@@ -40,27 +40,33 @@ class Geometry(StrEnum):
     INPUT = "input"
 
 
+File = Annotated[Path, typer.Argument(help="Molecules: sdf, sdf.gz, smi, csv, parquet.", show_default=False)]
+Out = Annotated[
+    Path,
+    typer.Option(help="File to write: csv, parquet, jsonl or sdf, by its suffix.", rich_help_panel=OUTPUT),
+]
+Conformers = Annotated[
+    int,
+    typer.Option(min=1, help="Conformers to average over; more is slower and steadier.", rich_help_panel=CHEMISTRY),
+]
+GeometryOption = Annotated[
+    Geometry,
+    typer.Option(
+        help="Generate conformers, or take the 3D structure of the input (the model must be made for that).",
+        rich_help_panel=CHEMISTRY,
+    ),
+]
+
+
 def predict(
-    file: Annotated[Path, typer.Argument(help="Molecules: sdf, sdf.gz, smi, csv, parquet.", show_default=False)],
-    out: Annotated[
-        Path,
-        typer.Option(help="File to write: csv, parquet, jsonl or sdf, by its suffix.", rich_help_panel=OUTPUT),
-    ],
+    file: File,
+    out: Out,
     model: ModelName = None,
     smiles_column: SmilesColumn = None,
     id_column: IdColumn = None,
     limit: Limit = None,
-    conformers: Annotated[
-        int,
-        typer.Option(min=1, help="Conformers to average over; more is slower and steadier.", rich_help_panel=CHEMISTRY),
-    ] = 8,
-    geometry: Annotated[
-        Geometry,
-        typer.Option(
-            help="Generate conformers, or take the 3D structure of the input (the model must be made for that).",
-            rich_help_panel=CHEMISTRY,
-        ),
-    ] = Geometry.GENERATE,
+    conformers: Conformers = 8,
+    geometry: GeometryOption = Geometry.GENERATE,
     workers: Workers = None,
     device: Device = "auto",
     json: Json = False,

@@ -18,68 +18,79 @@ EXAMPLES = (
 )
 KEPT = "Finished parts are kept: the same command continues."
 
+Dataset = Annotated[str, typer.Argument(help="qm9, or custom for files of your own.", show_default=False)]
+Files = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Files to prepare: csv, smi, sdf, sdf.gz, parquet.", show_default=False),
+]
+Raw = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Raw files you have already, or their folder; may be repeated. Nothing is downloaded then.",
+        show_default="DATA_ROOT/raw/DATASET",
+        rich_help_panel=INPUT,
+    ),
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Column with labels; may be repeated. A unit at its end (gap_hartree) is converted to eV.",
+        show_default="all the dataset has",
+        rich_help_panel=INPUT,
+    ),
+]
+SplitColumn = Annotated[
+    str | None,
+    typer.Option(help="Column that says train, valid or test.", show_default="random split", rich_help_panel=INPUT),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the random split.", rich_help_panel=INPUT)]
+Conformers = Annotated[int, typer.Option(min=1, help="Conformers to generate per molecule.", rich_help_panel=CHEMISTRY)]
+Hydrogens = Annotated[
+    bool, typer.Option("--hydrogens/--no-hydrogens", help="Keep hydrogens as atoms.", rich_help_panel=CHEMISTRY)
+]
+UseGeometry = Annotated[
+    bool | None,
+    typer.Option(
+        "--use-geometry/--no-use-geometry",
+        help="Take the 3D structure of the files as the reference geometry.",
+        show_default="as the dataset does",
+        rich_help_panel=CHEMISTRY,
+    ),
+]
+LevelOfTheory = Annotated[
+    str | None,
+    typer.Option(help="How the labels were computed, for the record.", rich_help_panel=CHEMISTRY),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the prepared dataset.",
+        show_default="DATA_ROOT/prepared/DATASET",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what lies in the folder.", rich_help_panel=OUTPUT)
+]
+
 
 def preprocess(
-    dataset: Annotated[str, typer.Argument(help="qm9, or custom for files of your own.", show_default=False)],
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Files to prepare: csv, smi, sdf, sdf.gz, parquet.", show_default=False),
-    ] = None,
-    raw: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Raw files you have already, or their folder; may be repeated. Nothing is downloaded then.",
-            show_default="DATA_ROOT/raw/DATASET",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Column with labels; may be repeated. A unit at its end (gap_hartree) is converted to eV.",
-            show_default="all the dataset has",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    dataset: Dataset,
+    files: Files = None,
+    raw: Raw = None,
+    target: Target = None,
     smiles_column: SmilesColumn = None,
     id_column: IdColumn = None,
-    split_column: Annotated[
-        str | None,
-        typer.Option(help="Column that says train, valid or test.", show_default="random split", rich_help_panel=INPUT),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random split.", rich_help_panel=INPUT)] = 0,
+    split_column: SplitColumn = None,
+    seed: Seed = 0,
     limit: Limit = None,
     data_root: DataRoot = None,
-    conformers: Annotated[
-        int, typer.Option(min=1, help="Conformers to generate per molecule.", rich_help_panel=CHEMISTRY)
-    ] = 8,
-    hydrogens: Annotated[
-        bool, typer.Option("--hydrogens/--no-hydrogens", help="Keep hydrogens as atoms.", rich_help_panel=CHEMISTRY)
-    ] = False,
-    use_geometry: Annotated[
-        bool | None,
-        typer.Option(
-            "--use-geometry/--no-use-geometry",
-            help="Take the 3D structure of the files as the reference geometry.",
-            show_default="as the dataset does",
-            rich_help_panel=CHEMISTRY,
-        ),
-    ] = None,
-    level_of_theory: Annotated[
-        str | None,
-        typer.Option(help="How the labels were computed, for the record.", rich_help_panel=CHEMISTRY),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the prepared dataset.",
-            show_default="DATA_ROOT/prepared/DATASET",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what lies in the folder.", rich_help_panel=OUTPUT)
-    ] = False,
+    conformers: Conformers = 8,
+    hydrogens: Hydrogens = False,
+    use_geometry: UseGeometry = None,
+    level_of_theory: LevelOfTheory = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
     workers: Workers = None,
 ) -> None:
     """Turn raw files into a dataset that `geomformer train` reads.

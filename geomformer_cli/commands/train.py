@@ -24,50 +24,58 @@ EXAMPLES = (
     "geomformer train --task gap --data data/prepared/mine --init gap-geomformer --set train.epochs=5\n\n"
     "geomformer train --out runs/gap-20250101-120000 --resume"
 )
-KEPT = "Nothing was trained since the last checkpoint; --out RUN --resume continues from it."
+KEPT = "Checkpoints are kept: --out RUN --resume continues from the last one."
+
+Task = Annotated[
+    str | None,
+    typer.Option(help="What to predict: gap, is2re, is2rs, nbody, md17.", rich_help_panel=MODEL),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Configuration that comes with geomformer; `geomformer config list` shows all.",
+        show_default="TASK-small",
+        rich_help_panel=MODEL,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="Configuration of your own, a YAML file; instead of --preset.", rich_help_panel=MODEL),
+]
+Init = Annotated[
+    str | None,
+    typer.Option(help="Start from this trained model instead of from random weights.", rich_help_panel=MODEL),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of weights and order.", rich_help_panel=MODEL)]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Prepared dataset: its name or folder.", show_default="the preset's", rich_help_panel=INPUT),
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/TASK-TIME", rich_help_panel=OUTPUT)]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.", rich_help_panel=OUTPUT)]
+Name = Annotated[
+    str | None,
+    typer.Option(help="Name of the saved model.", show_default="TASK-ARCHITECTURE", rich_help_panel=OUTPUT),
+]
+Devices = Annotated[int, typer.Option(min=1, help="GPUs per machine.", rich_help_panel=MACHINE)]
+NumNodes = Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=MACHINE)]
 
 
 def train(
-    task: Annotated[
-        str | None,
-        typer.Option(help="What to predict: gap, is2re, is2rs, nbody, md17.", rich_help_panel=MODEL),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Configuration that comes with geomformer; `geomformer config list` shows all.",
-            show_default="TASK-small",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="Configuration of your own, a YAML file; instead of --preset.", rich_help_panel=MODEL),
-    ] = None,
+    task: Task = None,
+    preset: Preset = None,
+    config: Config = None,
     set_: Overrides = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Start from this trained model instead of from random weights.", rich_help_panel=MODEL),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights and order.", rich_help_panel=MODEL)] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Prepared dataset: its name or folder.", show_default="the preset's", rich_help_panel=INPUT),
-    ] = None,
+    init: Init = None,
+    seed: Seed = None,
+    data: Data = None,
     data_root: DataRoot = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder.", show_default="runs/TASK-TIME", rich_help_panel=OUTPUT)
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out.", rich_help_panel=OUTPUT)
-    ] = False,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the saved model.", show_default="TASK-ARCHITECTURE", rich_help_panel=OUTPUT),
-    ] = None,
+    out: Out = None,
+    resume: Resume = False,
+    name: Name = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="GPUs per machine.", rich_help_panel=MACHINE)] = 1,
-    num_nodes: Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=MACHINE)] = 1,
+    devices: Devices = 1,
+    num_nodes: NumNodes = 1,
 ) -> None:
     """Train a model on a prepared dataset and save it as NAME@VERSION.
 

@@ -98,6 +98,7 @@ def test_verbose_shows_tracebacks(fail: Any) -> None:
 
 
 def test_quiet_keeps_errors(fail: Any) -> None:
+    assert "input is unchanged" in fail(KeyboardInterrupt(), "--quiet").stderr
     assert "expected this" in fail(DataError("expected this"), "--quiet").stderr
 
 
