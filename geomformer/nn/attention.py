@@ -19,16 +19,18 @@ class _Heads(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
 
-    def split_inv(self, x_BND: Tensor) -> Tensor:
-        """(B, N, D) -> (B, H, N, C)"""
-        return x_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def split_inv(self, x_BND: Tensor, parts: int = 1) -> tuple[Tensor, ...]:
+        """(B, N, parts * D) -> parts x (B, H, N, C), one copy for all parts."""
+        x_BNPHC = x_BND.unflatten(-1, (parts, self.num_heads, -1))
+        return x_BNPHC.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
 
     def join_inv(self, x_BHNC: Tensor) -> Tensor:
         return x_BHNC.transpose(1, 2).flatten(-2)
 
-    def split_equ(self, x_BN3D: Tensor) -> Tensor:
-        """(B, N, 3, D) -> (B, H, N, 3 C)"""
-        return x_BN3D.unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4).flatten(-2)
+    def split_equ(self, x_BN3D: Tensor, parts: int = 1) -> tuple[Tensor, ...]:
+        """(B, N, 3, parts * D) -> parts x (B, H, N, 3 C)"""
+        x_BN3PHC = x_BN3D.unflatten(-1, (parts, self.num_heads, -1))
+        return x_BN3PHC.permute(3, 0, 4, 1, 2, 5).flatten(-2).unbind(0)
 
     def join_equ(self, x_BHNC: Tensor) -> Tensor:
         return x_BHNC.unflatten(-1, (3, -1)).permute(0, 2, 3, 1, 4).flatten(-2)
@@ -47,7 +49,7 @@ class InvariantSelfAttention(_Heads):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, z_inv_BND: Tensor, bias_BHNN: Tensor) -> Tensor:
-        q, k, v = (self.split_inv(x) for x in self.qkv(z_inv_BND).chunk(3, -1))
+        q, k, v = self.split_inv(self.qkv(z_inv_BND), 3)
         return self.out(self.join_inv(attend(q, k, v, bias_BHNN, self.active_dropout)))
 
 
@@ -60,7 +62,7 @@ class EquivariantSelfAttention(_Heads):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, z_equ_BN3D: Tensor, bias_BHNN: Tensor) -> Tensor:
-        q, k, v = (self.split_equ(x) for x in self.qkv(z_equ_BN3D).chunk(3, -1))
+        q, k, v = self.split_equ(self.qkv(z_equ_BN3D), 3)
         return self.out(self.join_equ(attend(q, k, v, bias_BHNN, self.active_dropout)))
 
 
@@ -75,8 +77,8 @@ class InvariantCrossAttention(_Heads):
 
     def forward(self, z_inv_BND: Tensor, z_equ_BN3D: Tensor, bias_BHNN: Tensor) -> Tensor:
         first_BN3D, second_BN3D = self.kv(z_equ_BN3D).chunk(2, -1)
-        k_BND, v_BND = (first_BN3D * second_BN3D).sum(2).chunk(2, -1)
-        q, k, v = (self.split_inv(x) for x in (self.q(z_inv_BND), k_BND, v_BND))
+        k, v = self.split_inv((first_BN3D * second_BN3D).sum(2), 2)
+        (q,) = self.split_inv(self.q(z_inv_BND))
         return self.out(self.join_inv(attend(q, k, v, bias_BHNN, self.active_dropout)))
 
 
@@ -85,12 +87,13 @@ class EquivariantCrossAttention(_Heads):
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__(dim, num_heads, dropout)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q = nn.Linear(dim, dim, bias=False)
+        self.kv = nn.Linear(dim, 2 * dim, bias=False)
         self.gates = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, z_equ_BN3D: Tensor, z_inv_BND: Tensor, bias_BHNN: Tensor) -> Tensor:
-        q_BN3D, k_BN3D, v_BN3D = self.qkv(z_equ_BN3D).chunk(3, -1)
-        k_gate_BN1D, v_gate_BN1D = self.gates(z_inv_BND).unsqueeze(2).chunk(2, -1)
-        q, k, v = (self.split_equ(x) for x in (q_BN3D, k_BN3D * k_gate_BN1D, v_BN3D * v_gate_BN1D))
+        kv_BN3D = self.kv(z_equ_BN3D) * self.gates(z_inv_BND).unsqueeze(2)
+        k, v = self.split_equ(kv_BN3D, 2)
+        (q,) = self.split_equ(self.q(z_equ_BN3D))
         return self.out(self.join_equ(attend(q, k, v, bias_BHNN, self.active_dropout)))

@@ -5,26 +5,26 @@ Legend: `nn.ops`.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from geomformer.nn.ops import inverse_sqrt_3x3
 
-TINY = 1e-6
-"""Added to the covariance, in units of the stream squared, so that a zero vector stays zero with a finite gradient."""
+FLOOR = 0.1
+"""Added to the covariance, in units of the stream squared (streams are of order one). It bounds the gain of a norm on a
+vector that symmetry keeps at zero (an atom at the centroid, a single atom), where any relative term vanishes: without
+it the slopes of all norms multiply, to 1e70 at 12 layers and a floor of 1e-6."""
 
 SINGLE_PRECISION_EPS = 0.1
 """Below this eps the covariance is too badly conditioned for float32 and is inverted in float64."""
 
 
 class EquivariantLayerNorm(nn.Module):
-    """Equ-LN(z_i) = U (z_i - mu 1^T) * gamma, U = (C + eps tr(C)/3 I + tiny I)^(-1/2), C the 3x3 covariance.
+    """Equ-LN(z_i) = U (z_i - mu 1^T) * gamma, U = (C + eps tr(C)/3 I + floor I)^(-1/2), C the 3x3 covariance.
 
     The paper's whitening is the limit eps -> 0. There the directions a planar or linear molecule does not have are
     noise divided by itself, at every layer; the relative, isotropic term bounds their gain by sqrt(1.5 / eps) per norm
-    and keeps the map equivariant.
+    and keeps the map equivariant; the floor does the same for vectors that are zero by symmetry.
 
     Args:
         dim: D.
@@ -39,7 +39,7 @@ class EquivariantLayerNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.centre = centre
-        self.newton_steps = 5 + max(0, math.ceil(math.log2(1.0 / eps)))
+        self.newton_steps = 3 if eps >= 1.0 else 5
         self.gamma = nn.Parameter(torch.ones(dim))
 
     def forward(self, z_BN3D: Tensor, mask_BN: Tensor) -> Tensor:
@@ -50,13 +50,13 @@ class EquivariantLayerNorm(nn.Module):
 
     def whitening(self, c_BN33: Tensor) -> Tensor:
         exact = c_BN33.double() if self.eps < SINGLE_PRECISION_EPS else c_BN33
-        ridge_BN = self.eps / 3.0 * exact.diagonal(dim1=-2, dim2=-1).sum(-1) + TINY
+        ridge_BN = self.eps / 3.0 * exact.diagonal(dim1=-2, dim2=-1).sum(-1) + FLOOR
         identity = torch.eye(3, dtype=exact.dtype, device=exact.device)
         return inverse_sqrt_3x3(exact + ridge_BN[..., None, None] * identity, self.newton_steps).to(c_BN33.dtype)
 
 
 class EquivariantRMSNorm(nn.Module):
-    """z_i / sqrt(mean_c |z_ic|^2 + tiny) * gamma: one length per atom, directions untouched."""
+    """z_i / sqrt(mean_c |z_ic|^2 + floor) * gamma: one length per atom, directions untouched."""
 
     twice_differentiable = True
 
@@ -68,7 +68,7 @@ class EquivariantRMSNorm(nn.Module):
     def forward(self, z_BN3D: Tensor, mask_BN: Tensor) -> Tensor:
         z_BN3D = centred(at_least_float32(z_BN3D), mask_BN, self.centre)
         mean_square_BN = z_BN3D.square().mean(-1).sum(-1)
-        return z_BN3D * (mean_square_BN + TINY).rsqrt()[..., None, None] * self.gamma
+        return z_BN3D * (mean_square_BN + FLOOR).rsqrt()[..., None, None] * self.gamma
 
 
 class Centre(nn.Module):

@@ -68,7 +68,8 @@ def inv_cross(m: InvariantCrossAttention, z_inv: Tensor, z_equ: Tensor, bias: Te
 
 def equ_cross(m: EquivariantCrossAttention, z_equ: Tensor, z_inv: Tensor, bias: Tensor) -> Tensor:
     """K = Z^E W_K1 * Z^I W_K2, V = Z^E W_V1 * Z^I W_V2."""
-    q, k1, v1 = (mapped(z_equ, m.qkv, part, 3) for part in range(3))
+    q = mapped(z_equ, m.q)
+    k1, v1 = (mapped(z_equ, m.kv, part, 2) for part in range(2))
     k2, v2 = (mapped(z_inv, m.gates, part, 2) for part in range(2))
     k, v = torch.einsum("nxd,nd->nxd", k1, k2), torch.einsum("nxd,nd->nxd", v1, v2)
     return mapped(attention(q, k, v, bias, m.num_heads), m.out)

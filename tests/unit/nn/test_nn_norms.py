@@ -39,14 +39,14 @@ def test_whitening_is_its_formula(eps: float, group: str) -> None:
     norm = EquivariantLayerNorm(D, eps, "atoms" if group == "e3" else "channels").double()
     norm.gamma.data += 0.3 * torch.randn(D)
     z = torch.randn(2, 5, 3, D).double()
-    expected = torch.stack([plain.equ_norm(row, norm.gamma, eps, norms.TINY, group) for row in z])
+    expected = torch.stack([plain.equ_norm(row, norm.gamma, eps, norms.FLOOR, group) for row in z])
     assert relative_error(norm(z, torch.ones(2, 5, dtype=torch.bool)), expected) < (1e-12 if eps >= 1e-3 else 1e-9)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2, 3])
 def test_whitening_is_its_formula_on_degenerate_input(rank: int) -> None:
     z = of_rank(rank)
-    expected = torch.stack([plain.equ_norm(row, torch.ones(D), 1.0, norms.TINY) for row in z])
+    expected = torch.stack([plain.equ_norm(row, torch.ones(D), 1.0, norms.FLOOR) for row in z])
     assert relative_error(EquivariantLayerNorm(D).double()(z, full_mask()), expected) < 1e-12
 
 
@@ -55,7 +55,7 @@ def test_rms_is_its_formula() -> None:
     out = norm(z, full_mask())
     for b in range(2):
         for i in range(3):
-            length = torch.sqrt(sum(z[b, i, :, c].dot(z[b, i, :, c]) for c in range(D)) / D + norms.TINY)
+            length = torch.sqrt(sum(z[b, i, :, c].dot(z[b, i, :, c]) for c in range(D)) / D + norms.FLOOR)
             assert relative_error(out[b, i], z[b, i] / length * norm.gamma) < 1e-12
 
 
@@ -64,7 +64,7 @@ def test_small_eps_whitens_in_single_precision(eps: float) -> None:
     z = torch.randn(4, 6, 3, 64)
     out = EquivariantLayerNorm(64, eps)(z, torch.ones(4, 6, dtype=torch.bool))
     assert out.dtype == torch.float32
-    expected = torch.stack([plain.equ_norm(row.double(), torch.ones(64), eps, norms.TINY) for row in z])
+    expected = torch.stack([plain.equ_norm(row.double(), torch.ones(64), eps, norms.FLOOR) for row in z])
     assert relative_error(out.double(), expected) < 1e-5
 
 
@@ -82,11 +82,11 @@ def test_norms_turn_with_their_input(kind: str, centre: str, determinant: int) -
 @pytest.mark.parametrize("kind", ["whitening", "rms"])
 @pytest.mark.parametrize("rank", [0, 1, 2, 3])
 def test_first_and_second_derivatives(kind: str, rank: int) -> None:
-    """At rank 0 the norm bends within sqrt(TINY): the differences step far inside it."""
+    """At rank 0 the norm bends within sqrt(FLOOR): the differences step far inside it."""
     norm = make(kind)
     z = of_rank(rank)[:1, :1].requires_grad_()
     mask = torch.ones(1, 1, dtype=torch.bool)
-    step = {"eps": 1e-6} if rank else {"eps": 1e-3 * norms.TINY**0.5}
+    step = {"eps": 1e-6} if rank else {"eps": 1e-3 * norms.FLOOR**0.5}
     assert torch.autograd.gradcheck(lambda x: norm(x, mask), (z,), **step, atol=1e-6, rtol=1e-4)
     assert torch.autograd.gradgradcheck(lambda x: norm(x, mask), (z,), **step, atol=1e-6, rtol=1e-4)
 

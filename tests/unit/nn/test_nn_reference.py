@@ -46,7 +46,7 @@ def test_block_is_equation_3(change: dict[str, object], bias_heads: str) -> None
     bias = torch.randn(2, options.num_heads if bias_heads == "per head" else 1, 5, 5).double()
     inv, equ = block(z_inv, z_equ, mask_keys(bias, mask(), torch.float64), mask())
     for row, n in enumerate(SIZES):
-        expected = plain.block(block, z_inv[row, :n], z_equ[row, :n], bias[row, :, :n, :n], norms.TINY)
+        expected = plain.block(block, z_inv[row, :n], z_equ[row, :n], bias[row, :, :n, :n], norms.FLOOR)
         assert relative_error(inv[row, :n], expected[0]) < 1e-12
         assert relative_error(equ[row, :n], expected[1]) < 1e-12
 
