@@ -25,11 +25,12 @@ from geomformer.chem.build import ChemistryOptions
 from geomformer.datasets.pipeline import PrepareOptions, chemistry_fields, prepare_with_workers
 from geomformer.datasets.qm9 import split_ids
 from geomformer.io.readers import read_molecules
-from geomformer.prepared.storage import DatasetDescription, describe_file
+from geomformer.prepared.files import describe_file
+from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule
 
 SEED = 20240721
-NUM_QM9_TRAIN, NUM_VALID = 40_000, 600
+NUM_QM9_TRAIN, NUM_VALID = 30_000, 600
 TRAIN_CONFORMERS, TEST_CONFORMERS = 2, 4
 
 

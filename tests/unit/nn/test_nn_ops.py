@@ -118,7 +118,7 @@ def test_heads_of_the_two_streams_have_the_same_logit_scale() -> None:
     shapes = ((InvariantSelfAttention(64, 2), (2, 9, 64)), (EquivariantSelfAttention(64, 2), (2, 9, 3, 64)))
     for module, shape in shapes:
         split = module.split_inv if len(shape) == 3 else module.split_equ
-        q, k = split(torch.randn(shape)), split(torch.randn(shape))
+        (q,), (k,) = split(torch.randn(shape)), split(torch.randn(shape))
         logits = q @ k.mT * q.shape[-1] ** -0.5
         assert 0.8 < logits.std() < 1.2
 
