@@ -1,0 +1,162 @@
+"""Speed of the network against its floor, measured in one run: machines differ and are shared, ratios travel.
+
+The floor is the time of the projection products of all layers alone, at the same shapes: per layer 11 maps of D x D on
+the B * N rows of the invariant stream and 14 on the 3 * B * N rows of the equivariant one. A training step has three
+times as many (forward, gradient of the input, gradient of the weights).
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geomformer.config.load import load_config
+from geomformer.config.run import RunConfig
+from geomformer.models import build_model
+from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch
+
+INVARIANT_MAPS, EQUIVARIANT_MAPS = 11, 14
+STEP_PER_FORWARD = 3
+
+CASES = {"gap-small": (64, 18), "gap-medium": (64, 18), "pcqm4mv2-paper": (32, 14), "nbody-paper": (100, 5)}
+"""Systems and atoms that each preset is measured with by default."""
+
+DEFAULT_CASE = (32, 18)
+
+
+def benchmark_model(
+    presets: Sequence[str] = (), *, device: str = "cpu", dtype: str = "float32", repeats: int = 5
+) -> list[dict[str, Any]]:
+    """Measures forward pass and training step of presets.
+
+    Args:
+        presets: names; the small and paper sizes of `CASES` by default.
+        device: "cpu" or "cuda".
+        dtype: "float32" or "bfloat16" (autocast).
+        repeats: rounds; floor, forward and step are measured in turn in each, the median over rounds counts.
+
+    Returns:
+        One object per preset: preset, num_layers, embed_dim, systems, atoms, device, dtype, forward_ms,
+        forward_floor_ms, forward_ratio, step_ms, step_ratio, peak_memory_mb (of the process on a CPU, of the device
+        on a GPU).
+    """
+    return [
+        benchmark_preset(preset, *CASES.get(preset, DEFAULT_CASE), device=device, dtype=dtype, repeats=repeats)
+        for preset in presets or CASES
+    ]
+
+
+def benchmark_preset(preset: str, systems: int, atoms: int, *, device: str, dtype: str, repeats: int) -> dict[str, Any]:
+    """Measures one preset on `systems` systems of `atoms` atoms."""
+    config = load_config(preset)
+    model = build_model(config.model).to(device)
+    batch = random_batch(config, systems, atoms).to(device)
+    autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def forward() -> None:
+        model.eval()
+        with torch.inference_mode(), autocast:
+            model(batch)
+
+    def step() -> None:
+        model.train()
+        with autocast:
+            output = model(batch)
+        outputs = [value.sum() for value in (output.scalars, output.vectors) if value is not None]
+        torch.stack(outputs).sum().backward()
+        model.zero_grad(set_to_none=True)
+
+    products = floor_products(config, systems * atoms, device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    floor_ms, forward_ms, step_ms = medians([products, forward, step], device, repeats)
+    return {
+        "preset": preset,
+        "num_layers": config.model.num_layers,
+        "embed_dim": config.model.embed_dim,
+        "systems": systems,
+        "atoms": atoms,
+        "device": device,
+        "dtype": dtype,
+        "forward_ms": round(forward_ms, 3),
+        "forward_floor_ms": round(floor_ms, 3),
+        "forward_ratio": round(forward_ms / floor_ms, 3),
+        "step_ms": round(step_ms, 3),
+        "step_ratio": round(step_ms / (STEP_PER_FORWARD * floor_ms), 3),
+        "peak_memory_mb": round(peak_memory_mb(device), 1),
+    }
+
+
+def floor_products(config: RunConfig, rows: int, device: str, dtype: torch.dtype) -> Callable[[], None]:
+    """The projection products of all layers and stream pairs, each with weights of its own."""
+    dim = config.model.embed_dim
+    layers = config.model.num_layers * len(config.model.streams)
+    x_inv = torch.randn(rows, dim, device=device, dtype=dtype)
+    x_equ = torch.randn(3 * rows, dim, device=device, dtype=dtype)
+    weights = [
+        torch.randn(INVARIANT_MAPS + EQUIVARIANT_MAPS, dim, dim, device=device, dtype=dtype) for _ in range(layers)
+    ]
+
+    def run() -> None:
+        with torch.inference_mode():
+            for layer in weights:
+                maps: tuple[Tensor, ...] = layer.unbind(0)
+                for weight in maps[:INVARIANT_MAPS]:
+                    F.linear(x_inv, weight)
+                for weight in maps[INVARIANT_MAPS:]:
+                    F.linear(x_equ, weight)
+
+    return run
+
+
+def medians(functions: Sequence[Callable[[], None]], device: str, repeats: int) -> list[float]:
+    """Median time of each function in ms; the functions take turns, after one round of warm-up."""
+    times: list[list[float]] = [[] for _ in functions]
+    for round_ in range(repeats + 1):
+        for function, found in zip(functions, times, strict=True):
+            synchronise(device)
+            start = time.perf_counter()
+            function()
+            synchronise(device)
+            if round_:
+                found.append((time.perf_counter() - start) * 1e3)
+    return [sorted(found)[len(found) // 2] for found in times]
+
+
+def synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_mb(device: str) -> float:
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def random_batch(config: RunConfig, systems: int, atoms: int) -> Batch:
+    """Random systems with every input the model may read, the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+
+    def integers(high: int, *shape: int) -> Tensor:
+        return torch.randint(0, high, (systems, atoms, *shape), generator=generator)
+
+    bonds = BOND_FEATURE_SIZES[0] * BOND_FEATURE_SIZES[1] * BOND_FEATURE_SIZES[2] + 1
+    return Batch(
+        positions=torch.randn(systems, atoms, 3, generator=generator) * 2.0,
+        velocities=torch.randn(systems, atoms, 3, generator=generator),
+        mask=torch.ones(systems, atoms, dtype=torch.bool),
+        index=torch.arange(systems),
+        atomic_numbers=integers(9) + 1,
+        particle_charges=integers(2).float() * 2.0 - 1.0,
+        atom_features=integers(min(ATOM_FEATURE_SIZES), len(ATOM_FEATURE_SIZES)),
+        bond_type=integers(bonds, atoms),
+        shortest_path=integers(MAX_PATH, atoms),
+        tags=integers(3),
+    )
