@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -46,7 +47,7 @@ def training_batches(
     features: bool,
     workers: int,
 ) -> Iterator[Batch]:
-    """Batches of `epoch`, from number `first` on."""
+    """Batches of `epoch`, from number `first` on. The number of workers changes no value and no generator."""
     batches = EpochBatches(split, task, sampler.batches(epoch), seed, epoch, features)
     numbers = range(first, len(batches))
     if workers == 0:
@@ -58,5 +59,13 @@ def training_batches(
         num_workers=workers,
         multiprocessing_context="spawn",
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=ignore_interrupts,
+        # The loader draws a seed for its workers: from the global generator it would change the model's dropout.
+        generator=torch.Generator(),
     )
     return iter(loader)
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the training process alone decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
