@@ -63,6 +63,11 @@ class ModelConfig(Section):
     pooling: Literal["mean", "sum", "attention"] = Field("attention", description="from atoms to a scalar")
     num_vectors: int = Field(1, ge=0, description="vectors per atom")
 
+    @property
+    def reads_graph(self) -> bool:
+        """Whether the network reads the 2D graph (atom features, bonds, paths)."""
+        return self.atom_features or self.bond_encoding or self.path_encoding
+
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.embed_dim % self.num_heads:

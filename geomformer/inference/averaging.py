@@ -84,9 +84,10 @@ def predict_chunk(
         for position, sample in enumerate(sample for group in groups for sample in group)
     ]
     values = {target: np.empty(len(samples)) for target in task.targets}
+    dtype = next((parameter.dtype for parameter in model.parameters()), None)
     with torch.inference_mode():
         for batch in inference_batches(samples, settings.batch_atoms, features=settings.features):
-            predictions = task.predictions(model(batch.to(settings.device)))
+            predictions = task.predictions(model(batch.to(settings.device, dtype)))
             for target, prediction in predictions.items():
                 values[target][batch.index.numpy()] = prediction.double().cpu().numpy()
     results, start = [], 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geomformer.models.geomformer import ModelOutput
 from geomformer.prepared.collate import Sample
-from geomformer.records import Batch, Record
+from geomformer.records import CONFORMER_SOURCES, Batch, Record
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,12 @@ class Task(Protocol):
 
     def predictions(self, output: ModelOutput) -> dict[str, Tensor]:
         """Predictions per system (B,), in the unit of each target."""
+
+
+def has_reference(record: Record) -> bool:
+    """Whether a record holds a reference geometry: its own field, or positions that were given instead of generated."""
+    names = {CONFORMER_SOURCES[source] for source in record.conformer_source.tolist()}
+    return record.target_positions is not None or names <= {"given", "dft"}
 
 
 def between(ends: tuple[float, float], progress: float) -> float:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-import signal
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from geomformer.config.run import OptimConfig, RunConfig
-from geomformer.errors import DataError, Interrupted
+from geomformer.config.run import RunConfig
+from geomformer.errors import GeomformerError, Interrupted
 from geomformer.evaluation.metrics import metric_key
-from geomformer.inference.averaging import InferenceSettings, predict_records
+from geomformer.inference.averaging import InferenceSettings
 from geomformer.prepared.dataset import PreparedSplit
 from geomformer.prepared.sampler import AtomBudgetSampler
 from geomformer.records import Batch
@@ -27,8 +24,10 @@ from geomformer.tasks.base import Task
 from geomformer.training.batches import training_batches
 from geomformer.training.ema import WeightAverage
 from geomformer.training.run_folder import RunFolder
-from geomformer.training.schedule import learning_rate
+from geomformer.training.schedule import build_optimizer, learning_rate
+from geomformer.training.signals import StopRequest
 from geomformer.training.trackers import build_trackers
+from geomformer.training.validation import validation_errors
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +74,8 @@ class Trainer:
         self.config, self.task, self.valid, self.units = config, task, valid, units
         self.train_split, self.folder, self.fabric, self.report = train, folder, fabric, report
         self.raw_model = model
-        self.average = WeightAverage(model.to(fabric.device), config.train.ema_decay)
         self.model, self.optimizer = fabric.setup(model, build_optimizer(config.optim, model))
+        self.average = WeightAverage(model, config.train.ema_decay)
         self.sampler = AtomBudgetSampler(
             train.num_atoms,
             batch_size=config.data.batch_size,
@@ -90,10 +89,10 @@ class Trainer:
         self.max_steps = config.train.max_steps or max(1, round(config.train.epochs * self.steps_per_epoch))
         self.validate_every = config.train.validate_every or self.steps_per_epoch
         self.checkpoint_every = config.train.checkpoint_every or self.validate_every
-        self.features = reads_graph(config)
+        self.features = config.model.reads_graph
         self.position = Position()
         self.sums: dict[str, Tensor] = {}
-        self.stop_signal: int | None = None
+        self.stop = StopRequest()
         self.trackers = build_trackers(config.train.trackers, folder.path) if fabric.is_global_zero else []
 
     def fit(self) -> None:
@@ -101,9 +100,10 @@ class Trainer:
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the state is saved.
+            GeomformerError: the weights have become useless (not finite).
         """
         self.model.train()
-        with self.signals_caught():
+        with self.stop.listening():
             try:
                 while self.position.step < self.max_steps:
                     self.run_epoch()
@@ -177,11 +177,18 @@ class Trainer:
         improved = False
         if step % self.validate_every == 0 or last:
             improved = self.validate(step)
-        if self.stop_signal is not None and not last:
+        if not last and self.stopping():
             self.checkpoint(improved)
             raise Interrupted(f"Stopped at step {step} of {self.max_steps}; the state is saved in {self.folder.path}.")
         if step % self.checkpoint_every == 0 or improved or last:
             self.checkpoint(improved)
+
+    def stopping(self) -> bool:
+        """Whether any rank was asked to stop: all must leave at the same step."""
+        if self.fabric.world_size == 1:
+            return bool(self.stop)
+        asked = torch.tensor(float(bool(self.stop)), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)
 
     def write_means(self, step: int) -> None:
         """Writes the means since the last line; times go to a file of their own."""
@@ -213,6 +220,11 @@ class Trainer:
         self.write("metrics.jsonl", step, {f"valid/{name}": value for name, value in values.items()})
         answer = self.config.task.answer or self.task.targets[0]
         score = values.get(metric_key(answer, "mae", self.units[answer]), next(iter(values.values())))
+        if not math.isfinite(score):
+            raise GeomformerError(
+                f"Training has diverged: the validation error is {score} after step {step}.",
+                "Start again with a lower optim.learning_rate, or a longer warm-up.",
+            )
         improved = score < self.position.best
         self.position.best = min(score, self.position.best)
         return improved
@@ -230,7 +242,6 @@ class Trainer:
     def projected_seconds(self) -> float:
         """Time of the remaining steps, from one gradient of the next batch; nothing is changed by it."""
         rows = self.sampler.batches(self.position.epoch)
-        state = torch.get_rng_state()
         batches = training_batches(
             self.train_split,
             self.task,
@@ -242,13 +253,12 @@ class Trainer:
             workers=0,
         )
         start = time.perf_counter()
-        batch = next(iter(batches)).to(self.fabric.device)
-        losses = self.task.losses(self.model(batch), batch, 0.0)
-        self.fabric.backward(losses["total"])
+        with torch.random.fork_rng([self.fabric.device] if self.fabric.device.type == "cuda" else []):
+            batch = next(iter(batches)).to(self.fabric.device)
+            losses = self.task.losses(self.model(batch), batch, 0.0)
+            self.fabric.backward(losses["total"])
         self.optimizer.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - start
-        torch.set_rng_state(state)
-        return seconds * (self.max_steps - self.position.step)
+        return (time.perf_counter() - start) * (self.max_steps - self.position.step)
 
     def inference_settings(self) -> InferenceSettings:
         data = self.config.data
@@ -282,58 +292,3 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and len(state["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
-
-    @contextmanager
-    def signals_caught(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let the step finish and the state be saved."""
-
-        def remember(number: int, frame: FrameType | None) -> None:
-            self.stop_signal = number
-
-        before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    return kinds[config.name](
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        foreach=True,
-    )
-
-
-def reads_graph(config: RunConfig) -> bool:
-    """Whether the model reads the 2D graph (atom features, bonds, paths)."""
-    model = config.model
-    return model.atom_features or model.bond_encoding or model.path_encoding
-
-
-def validation_errors(
-    model: nn.Module, task: Task, split: PreparedSplit, settings: InferenceSettings
-) -> dict[str, tuple[float, float]]:
-    """By target: mean absolute error of the conformer average, and of the first conformer alone.
-
-    Raises:
-        DataError: the split has no label of any target.
-    """
-    averaged: dict[str, list[float]] = {target: [] for target in task.targets}
-    single: dict[str, list[float]] = {target: [] for target in task.targets}
-    labels = {target: split.target(target) for target in task.targets}
-    for prediction in predict_records(model, task, enumerate(split), settings):
-        for target in task.targets:
-            label = labels[target][prediction.index]
-            if not np.isnan(label):
-                averaged[target].append(abs(prediction.mean(target) - label))
-                single[target].append(abs(float(prediction.values[target][0]) - label))
-    found = {t: (float(np.mean(averaged[t])), float(np.mean(single[t]))) for t in task.targets if averaged[t]}
-    if not found:
-        raise DataError(f"split '{split.name}' has no label of {', '.join(task.targets)}.", "Check data.valid_split.")
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,24 +10,23 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from geomformer.artifacts.manifest import ATOMIC_NUMBERS, Inputs, Target
-from geomformer.artifacts.store import Artifact, load_artifact, save_artifact
+from geomformer.artifacts.locate import check_name
+from geomformer.artifacts.store import Artifact, load_artifact
 from geomformer.config.run import RunConfig
 from geomformer.errors import ArtifactError, ConfigError, DataError, nearest
 from geomformer.models import build_model
-from geomformer.prepared.collate import collate
 from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
-from geomformer.records import Batch
 from geomformer.tasks import build_task
-from geomformer.tasks.base import Scaling, scalings
-from geomformer.training.loop import Report, Trainer, reads_graph
+from geomformer.tasks.base import has_reference, scalings
+from geomformer.training.loop import Report, Trainer
 from geomformer.training.run_folder import RunFolder
+from geomformer.training.saving import save
+from geomformer.training.validation import check_labels
 
 log = logging.getLogger(__name__)
-
-SELFTEST_SYSTEMS = 3
 
 
 @dataclass(frozen=True)
@@ -79,35 +77,53 @@ def train(
         ConfigError, DataError, ArtifactError: something does not fit.
         Interrupted: stopped by a signal, state saved.
     """
+    name = name or f"{config.task.name}-{config.model.architecture}"
+    check_name(name)
     folder = RunFolder(out, resume)
     statistics, units = target_statistics(dataset, config.task.targets)
+    scaling = scalings(statistics, config.task.targets)
+    task = build_task(config.task, scaling)
+    train_split, valid_split = (usable_split(dataset, config, key) for key in ("train_split", "valid_split"))
     fabric = launched_fabric(config, device, devices, num_nodes)
+    # The default name holds the time, which differs between ranks.
+    folder.path = Path(fabric.broadcast(str(folder.path)))
     fabric.seed_everything(config.train.seed, verbose=False)
     model = build_model(config.model)
-    if init is not None:
-        start_from(model, load_artifact(init, models))
-    if fabric.is_global_zero:
-        prepare_folder(folder, config, dataset, resume)
-    scaling = scalings(statistics, config.task.targets)
-    train_split, valid_split = labelled(dataset, config.data.train_split), labelled(dataset, config.data.valid_split)
-    task = build_task(config.task, scaling)
+    start = first_weights(model, init, folder, models, resume)
     trainer = Trainer(config, task, model, train_split, valid_split, units, folder, fabric, report)
-    if resume and (state := folder.load_last()) is not None:
-        folder.truncate_metrics(state["position"]["step"])
+    if fabric.is_global_zero:
+        prepare_folder(folder, config, dataset, start, resume)
+    fabric.barrier()
+    with folder.logging():
+        if resume:
+            restore(trainer, folder)
+        report(start_line(trainer, dataset, model, folder))
+        trainer.fit()
+        model.load_state_dict(folder.load_best()["average"], strict=True)
+        metrics = trainer.validation_values(model)
+        saved = "", Path()
+        if fabric.is_global_zero:
+            artifact = save(model, config, dataset, scaling, units, trainer, metrics, models, name)
+            saved = artifact.reference, artifact.path
+        reference, path = fabric.broadcast(saved)
+    return TrainResult(reference, path, folder.path, metrics)
+
+
+def restore(trainer: Trainer, folder: RunFolder) -> None:
+    """Takes up a run at its last checkpoint, or at its start if there is none."""
+    state = folder.load_last()
+    if trainer.fabric.is_global_zero:
+        folder.truncate_metrics(state["position"]["step"] if state else 0)
+    if state is not None:
         trainer.restore(state)
-    elif resume:
-        folder.truncate_metrics(0)
-    report(start_line(trainer, dataset, model, folder))
-    trainer.fit()
-    best = folder.load_best()
-    model.load_state_dict(best["average"], strict=True)
-    metrics = validation_metrics(trainer, model)
-    artifact = save(model, config, dataset, scaling, units, trainer, metrics, models, name)
-    return TrainResult(artifact.reference, artifact.path, folder.path, metrics)
 
 
 def launched_fabric(config: RunConfig, device: str, devices: int, num_nodes: int) -> Fabric:
-    """Fabric on the device, in bf16 where "auto" precision finds a GPU that has it."""
+    """Fabric on the device, in bf16 where "auto" precision finds a GPU that has it.
+
+    Raises:
+        ConfigError: this machine has no such device, or not so many.
+    """
     accelerator = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
     if accelerator.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this machine has no usable CUDA device.", "Use --device cpu.")
@@ -115,7 +131,10 @@ def launched_fabric(config: RunConfig, device: str, devices: int, num_nodes: int
     if precision == "auto":
         bf16 = accelerator.startswith("cuda") and torch.cuda.is_bf16_supported()
         precision = "bf16-mixed" if bf16 else "32-true"
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision, strategy="auto")
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise ConfigError(f"{devices} x --device {device} cannot be used here: {error}") from error
     fabric.launch()
     return fabric
 
@@ -140,18 +159,37 @@ def target_statistics(
     return {target: known[target] for target in targets}, {t: known[t]["unit"] or "unknown" for t in targets}
 
 
-def labelled(dataset: PreparedDataset, name: str) -> PreparedSplit:
-    split = dataset.split(name)
+def usable_split(dataset: PreparedDataset, config: RunConfig, key: str) -> PreparedSplit:
+    """The split that `data.KEY` names.
+
+    Raises:
+        DataError: it is missing or empty, or has no label of any target.
+        ConfigError: its records lack what the model reads.
+    """
+    split = dataset.split(getattr(config.data, key))
     if len(split) == 0:
-        raise DataError(f"Split '{name}' of {dataset.path} has no rows.", "Choose with --set data.valid_split=NAME.")
+        raise DataError(f"Split '{split.name}' of {dataset.path} has no rows.", f"Choose with --set data.{key}=NAME.")
+    check_labels(split, config.task.targets)
+    first = split[0]
+    if config.model.reads_graph and first.atom_features is None:
+        raise ConfigError(
+            f"The model reads the 2D graph, {dataset.path} has none.",
+            "Prepare it with 2D features, or set model.atom_features, bond_encoding and path_encoding to false.",
+        )
+    if config.task.input_geometry == "reference" and not has_reference(first):
+        raise ConfigError(
+            f"task.input_geometry is 'reference', {dataset.path} has generated conformers only.",
+            "Prepare it with its reference geometries, or set task.input_geometry=conformer.",
+        )
     return split
 
 
-def prepare_folder(folder: RunFolder, config: RunConfig, dataset: PreparedDataset, resume: bool) -> None:
+def prepare_folder(
+    folder: RunFolder, config: RunConfig, dataset: PreparedDataset, init: str | None, resume: bool
+) -> None:
     """Creates the run folder, or checks that a resumed run is the same run on the same data."""
-    facts = {"dataset": str(dataset.path), "fingerprint": dataset.fingerprint}
     if not resume:
-        folder.create(config, facts)
+        folder.create(config, {"dataset": str(dataset.path), "fingerprint": dataset.fingerprint, "init": init})
         return
     if folder.facts()["fingerprint"] != dataset.fingerprint:
         raise DataError(
@@ -163,6 +201,24 @@ def prepare_folder(folder: RunFolder, config: RunConfig, dataset: PreparedDatase
             f"The configuration differs from {folder.path / 'config.yaml'}, with which the run was started.",
             f"Resume with the same options, or with --config {folder.path / 'config.yaml'}.",
         )
+
+
+def first_weights(model: nn.Module, init: str | None, folder: RunFolder, models: Path, resume: bool) -> str | None:
+    """Starts from a trained model where one is named; a resumed run from the one it was begun with.
+
+    Returns:
+        the folder of that model.
+
+    Raises:
+        ArtifactError: it cannot be loaded, or none of its weights fits.
+    """
+    if resume:
+        init = folder.facts().get("init")
+    if init is None:
+        return None
+    artifact = load_artifact(init, models)
+    start_from(model, artifact)
+    return str(artifact.path.resolve())
 
 
 def start_from(model: nn.Module, artifact: Artifact) -> None:
@@ -193,66 +249,3 @@ def start_line(trainer: Trainer, dataset: PreparedDataset, model: nn.Module, fol
         "device": str(trainer.fabric.device),
         "precision": str(trainer.fabric._precision.precision),
     }
-
-
-def validation_metrics(trainer: Trainer, model: nn.Module) -> dict[str, float]:
-    """Metrics of the weights that are saved."""
-    values = trainer.validation_values(model)
-    return {name: float(value) for name, value in values.items()}
-
-
-def save(
-    model: nn.Module,
-    config: RunConfig,
-    dataset: PreparedDataset,
-    scaling: Mapping[str, Scaling],
-    units: Mapping[str, str],
-    trainer: Trainer,
-    metrics: Mapping[str, float],
-    models: Path,
-    name: str | None,
-) -> Artifact:
-    """Saves the trained network with everything its users need to know."""
-    manifest = dataset.manifest
-    level = manifest.get("level_of_theory")
-    chemistry = manifest.get("options", {}).get("chemistry", {})
-    symbols = {number: symbol for symbol, number in ATOMIC_NUMBERS.items()}
-    counts = manifest["training_molecules_per_element"]
-    return save_artifact(
-        models,
-        name or f"{config.task.name}-{config.model.architecture}",
-        model.cpu(),
-        config,
-        targets=[
-            Target(
-                name=target,
-                unit=units[target],
-                level_of_theory=config.task.levels.get(target, level),
-                mean=scaling[target].mean,
-                scale=scaling[target].scale,
-            )
-            for target in config.task.targets
-        ],
-        inputs=Inputs(
-            hydrogens=bool(chemistry.get("hydrogens", False)),
-            geometry=config.task.input_geometry,
-            features=reads_graph(config),
-            periodic=False,
-        ),
-        elements={symbols[int(number)]: count for number, count in counts.items()},
-        dataset={"name": manifest["dataset"], "fingerprint": dataset.fingerprint, "rows": dataset.splits},
-        training={"steps": trainer.position.step, "seed": config.train.seed, "parameters": model.num_parameters},
-        metrics={"valid": dict(metrics)},
-        selftest_batch=selftest_batch(trainer, config),
-    )
-
-
-def selftest_batch(trainer: Trainer, config: RunConfig) -> Batch:
-    """A few small systems of the valid split."""
-    rows = trainer.valid.num_atoms.argsort(kind="stable")
-    middle = rows[len(rows) // 4 :] if len(rows) > SELFTEST_SYSTEMS else rows
-    samples = [
-        trainer.task.inference_samples(trainer.valid[int(row)], position, 1)[0]
-        for position, row in enumerate(itertools.islice(middle, SELFTEST_SYSTEMS))
-    ]
-    return collate(samples, features=reads_graph(config))

@@ -1,8 +1,11 @@
-"""Learning-rate schedules."""
+"""The optimiser and its learning rate."""
 
 from __future__ import annotations
 
 import math
+
+import torch
+from torch import nn
 
 from geomformer.config.run import OptimConfig
 
@@ -18,3 +21,15 @@ def learning_rate(config: OptimConfig, step: int, max_steps: int) -> float:
     if config.schedule == "cosine":
         return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (1.0 - remaining)))
     return config.learning_rate
+
+
+def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    return kinds[config.name](
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        foreach=True,
+    )
