@@ -49,8 +49,10 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def read_source(source: str) -> dict[str, Any]:
+def read_source(source: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
     """Reads a preset or a file and everything it extends, without checking it."""
+    if source in extended_by:
+        raise ConfigError(f"Configurations extend each other in a circle: {' -> '.join([*extended_by, source])}.")
     path = PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
     if not path.is_file():
         raise ConfigError(
@@ -59,12 +61,13 @@ def read_source(source: str) -> dict[str, Any]:
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections (task, model, data, optim, train), found {type(values).__name__}")
+    values = {key: {} if value is None and key in section_names() else value for key, value in values.items()}
     base = values.pop("extends", None)
-    merged = read_source(base) if base else {}
+    merged = read_source(str(base), (*extended_by, source)) if base else {}
     merge(merged, values)
     if path.parent == PRESETS:
         merged["preset"] = source
@@ -86,7 +89,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or len(keys) != 2 or not all(keys):
         raise ConfigError(f"--set expects section.key=value, found '{override}'", "Example: --set train.max_steps=1000")
     section, key = keys
-    if section not in RunConfig.model_fields:
+    if section not in section_names():
         raise ConfigError(f"--set {override}: there is no section '{section}'.{nearest(section, section_names())}")
     try:
         value = yaml.safe_load(text)
@@ -94,7 +97,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
     if isinstance(value, str) and is_float(value):
         value = float(value)  # YAML 1.1 reads 1e-4 as text
-    values.setdefault(section, {})[key] = value
+    there = values.setdefault(section, {})
+    if isinstance(there, dict):  # anything else is `validate`'s to complain about
+        there[key] = value
 
 
 def is_float(text: str) -> bool:
