@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from geomformer.artifacts.manifest import ATOMIC_NUMBERS, MIN_MOLECULES_PER_ELEMENT, Manifest
@@ -121,9 +122,11 @@ class Predictor:
         value, spread, *_ = [name for name in self.columns if name.startswith(("pred_", "spread_"))]
         row: dict[str, Any] = dict.fromkeys(self.columns)
         row |= {"index": raw.index, "id": raw.id, "smiles": raw.text if raw.kind == "smiles" else None}
-        if isinstance(item, MoleculeError) or prediction is None:
-            problem = item if isinstance(item, MoleculeError) else MoleculeError("failed", "no prediction was made")
-            row |= {"status": problem.status, "error": problem.message, "num_conformers": 0}
+        if isinstance(item, MoleculeError):
+            row |= {"status": item.status, "error": item.message, "num_conformers": 0}
+        elif prediction is None or not np.isfinite(prediction.values[self.target]).all():
+            reason = "The model gives no finite number for this geometry."
+            row |= {"status": "failed", "error": reason, "num_conformers": 0}
         else:
             names = sorted({CONFORMER_SOURCES[source] for source in item.conformer_source.tolist()})
             row |= {
