@@ -19,6 +19,7 @@ from geomformer.files import write_atomic
 from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
+from geomformer.tasks.base import has_reference
 
 METRICS = ("mae", "rmse", "mse")
 SINGLE = "mae_single_conformer"
@@ -51,7 +52,7 @@ def evaluate_dataset(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Evaluates on every split that is asked for (all but "train" by default).
+    """Evaluates on every split that is asked for (by default all labelled ones but "train").
 
     Args:
         predictor: the model, ready to run.
@@ -70,7 +71,7 @@ def evaluate_dataset(
         ArtifactError: the dataset is not what the model was trained to read.
     """
     check_inputs(predictor.manifest, dataset)
-    names = list(splits) or [name for name in dataset.splits if name != "train"] or list(dataset.splits)
+    names = list(splits) or default_splits(predictor, dataset)
     counts = {name: min(limit or rows, rows) for name, rows in dataset.splits.items()}
     total, done = sum(counts.get(name, 0) for name in names), 0
     summary: dict[str, Any] = {
@@ -81,6 +82,7 @@ def evaluate_dataset(
     }
     for name in names:
         split = dataset.split(name)
+        check_records(predictor.manifest, dataset, split)
 
         def advance(rows: int, before: int = done) -> None:
             if progress is not None:
@@ -101,17 +103,28 @@ def evaluate_dataset(
     return summary
 
 
+def default_splits(predictor: Predictor, dataset: PreparedDataset) -> list[str]:
+    """The splits that have labels, without "train" if there are others; all where none has labels."""
+    labelled = [name for name in dataset.splits if labels_of(predictor, dataset.split(name))]
+    return [name for name in labelled if name != "train"] or labelled or list(dataset.splits)
+
+
+def labels_of(predictor: Predictor, split: PreparedSplit) -> dict[str, np.ndarray]:
+    """Labels (R,) of the targets that the model predicts and the split has, NaN where a row has none."""
+    labels = {target: split.target(target) for target in predictor.task.targets if target in split.target_names}
+    return {target: values for target, values in labels.items() if not np.isnan(values).all()}
+
+
 def predict_split(
     predictor: Predictor, split: PreparedSplit, rows: int, advance: Callable[[int], None]
 ) -> dict[str, SplitResult]:
     """Predicts the first `rows` rows and collects what is labelled, by target."""
-    targets = [target for target in predictor.task.targets if target in split.target_names]
-    labels = {target: split.target(target)[:rows] for target in targets}
-    targets = [target for target in targets if not np.isnan(labels[target]).all()]
+    labels = {target: values[:rows] for target, values in labels_of(predictor, split).items()}
+    targets = [target for target, values in labels.items() if not np.isnan(values).all()]
     if not targets:
         raise DataError(
-            f"Split '{split.name}' has no label of {', '.join(predictor.task.targets)}; "
-            f"it has {', '.join(split.target_names) or 'none'}.",
+            f"The first {rows} rows of split '{split.name}' have no label of {', '.join(predictor.task.targets)}; "
+            f"the dataset's targets are {', '.join(split.target_names) or 'none'}.",
             "Prepare the dataset with the target the model predicts.",
         )
     found = {target: np.full((3, rows), np.nan) for target in targets}
@@ -185,3 +198,20 @@ def check_inputs(manifest: Manifest, dataset: PreparedDataset) -> None:
                 f"the labels of {dataset.path} are {level}.",
                 "Errors between two levels of theory are not errors of the model.",
             )
+
+
+def check_records(manifest: Manifest, dataset: PreparedDataset, split: PreparedSplit) -> None:
+    """Refuses records that lack what the model reads."""
+    if not len(split):
+        return
+    first = split[0]
+    if manifest.inputs.features and first.atom_features is None:
+        raise ArtifactError(
+            f"{manifest.reference} reads the 2D graph, {dataset.path} has none.",
+            "Prepare the dataset with 2D features.",
+        )
+    if manifest.inputs.geometry == "reference" and not has_reference(first):
+        raise ArtifactError(
+            f"{manifest.reference} reads reference (DFT) geometries, {dataset.path} has generated conformers only.",
+            "Prepare the dataset with its reference geometries.",
+        )
