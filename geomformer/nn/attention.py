@@ -7,6 +7,7 @@ Every map is linear; those that act on vectors have no bias. Queries, keys and v
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from geomformer.nn.ops import attend
 
@@ -76,7 +77,8 @@ class InvariantCrossAttention(_Heads):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, z_inv_BND: Tensor, z_equ_BN3D: Tensor, bias_BHNN: Tensor) -> Tensor:
-        first_BN3D, second_BN3D = self.kv(z_equ_BN3D).chunk(2, -1)
+        # Two products with halves of one weight: gradients of halves of one product would be joined at full size.
+        first_BN3D, second_BN3D = (F.linear(z_equ_BN3D, weight) for weight in self.kv.weight.chunk(2))
         k, v = self.split_inv((first_BN3D * second_BN3D).sum(2), 2)
         (q,) = self.split_inv(self.q(z_inv_BND))
         return self.out(self.join_inv(attend(q, k, v, bias_BHNN, self.active_dropout)))

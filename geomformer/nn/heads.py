@@ -73,7 +73,7 @@ class VectorHead(nn.Module):
 
     def forward(self, z_inv_BND: Tensor, z_equ_BN3D: Tensor) -> Tensor:
         """Returns (B, N, 3, V)."""
-        v_BN3D, w_BN3D = self.maps(z_equ_BN3D).chunk(2, -1)
+        v_BN3D, w_BN3D = (F.linear(z_equ_BN3D, weight) for weight in self.maps.weight.chunk(2))
         length_BND = (w_BN3D.square().sum(2) + EPS).sqrt()
         gate_BND = self.gate(torch.cat([z_inv_BND, length_BND], dim=-1))
         return self.out(v_BN3D * gate_BND.unsqueeze(2))
