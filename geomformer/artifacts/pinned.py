@@ -7,7 +7,9 @@ from pathlib import Path
 from geomformer.artifacts.files import MANIFEST, sha256_of
 from geomformer.errors import ArtifactError
 
-PINNED: dict[str, str] = {}
+PINNED: dict[str, str] = {
+    "gap-geomformer@1": "295ab838368d0f3fc79978edff6e2e7a32fe566639640a92a275db5e32c3ac02",
+}
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 
 

@@ -176,17 +176,20 @@ def predict_file(
     manifest = predictor.manifest
     summary = PredictSummary(out, manifest.reference, predictor.target, manifest.target(predictor.target).unit)
     extra = {input_name(name, predictor.columns): str for name in input_columns(source)}
-    molecules: Iterable[RawMolecule] = read_molecules(source, smiles_column=smiles_column, id_column=id_column)
-    if limit is not None:
-        molecules = itertools.islice(molecules, limit)
+
+    def molecules() -> Iterator[RawMolecule]:
+        return itertools.islice(read_molecules(source, smiles_column=smiles_column, id_column=id_column), limit)
+
+    # Reading costs a thousandth of what conformers do: worth a total for the progress bar.
+    total = sum(1 for _ in molecules()) if progress is not None else None
     count = workers if workers is not None else os.cpu_count() or 1
     with LocalExecutor(count) as executor, open_writer(out, {**predictor.columns, **extra}) as writer:
-        for row in predictor.rows(molecules, executor):
+        for row in predictor.rows(molecules(), executor):
             writer.write([row])
             summary.rows += 1
             summary.statuses[row["status"]] = summary.statuses.get(row["status"], 0) + 1
             if progress is not None:
-                progress(summary.rows, limit)
+                progress(summary.rows, total)
     return summary
 
 

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Makes the bundled gap model again: recipes/gap/run.sh RAW   (what RAW holds: recipes/gap/build_data.py)
+set -euo pipefail
+here=$(dirname "${BASH_SOURCE[0]}")
+python "$here/build_data.py" "$1" --out data/prepared --workers 2
+geomformer train --task gap --config "$here/config.yaml" --out runs/gap-bundled --name gap-geomformer
+python "$here/bundle.py" gap-geomformer
