@@ -98,6 +98,8 @@ def train(
         if resume:
             restore(trainer, folder)
         report(start_line(trainer, dataset, model, folder))
+        origin = f", weights from {start}" if start else ""
+        folder.note(f"from step {trainer.position.step} to {trainer.max_steps} on {fabric.device}{origin}")
         trainer.fit()
         model.load_state_dict(folder.load_best()["average"], strict=True)
         metrics = trainer.validation_values(model)
@@ -105,6 +107,7 @@ def train(
         if fabric.is_global_zero:
             artifact = save(model, config, dataset, scaling, units, trainer, metrics, models, name)
             saved = artifact.reference, artifact.path
+            folder.note(f"saved {artifact.reference} in {artifact.path}")
         reference, path = fabric.broadcast(saved)
     return TrainResult(reference, path, folder.path, metrics)
 
@@ -210,7 +213,7 @@ def first_weights(model: nn.Module, init: str | None, folder: RunFolder, models:
         the folder of that model.
 
     Raises:
-        ArtifactError: it cannot be loaded, or none of its weights fits.
+        ArtifactError: it cannot be loaded, or does not fit.
     """
     if resume:
         init = folder.facts().get("init")
@@ -225,15 +228,21 @@ def start_from(model: nn.Module, artifact: Artifact) -> None:
     """Copies the weights that fit by name and shape.
 
     Raises:
-        ArtifactError: none fits.
+        ArtifactError: they are less than half of the model.
     """
     own = model.state_dict()
     given = artifact.model().state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise ArtifactError(f"No weight of {artifact.reference} fits this model.", "Use the same `model` section.")
+    share = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in own.values())
+    if share < 0.5:
+        raise ArtifactError(
+            f"Only {share:.0%} of this model's weights exist in {artifact.reference} with the same shape.",
+            f"Use its `model` section: {artifact.path / 'config.yaml'}.",
+        )
     model.load_state_dict(fitting, strict=False)
-    log.info("started from %s: %d of %d tensors", artifact.reference, len(fitting), len(own))
+    if len(fitting) < len(own):
+        missing = ", ".join(name for name in own if name not in fitting)
+        log.warning("%s has no weights for %s: they start fresh", artifact.reference, missing)
 
 
 def start_line(trainer: Trainer, dataset: PreparedDataset, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
