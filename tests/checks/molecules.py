@@ -1,0 +1,111 @@
+"""Small random datasets with every gap a dataset can have, written without any chemistry; and tiny models for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geomformer.config.load import validate
+from geomformer.config.run import RunConfig
+from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.storage import DatasetDescription, PreparedWriter, Row
+from geomformer.records import Record
+
+CHEMISTRY = {"hydrogens": False, "geometry": "generate", "features": True}
+TINY = {"num_layers": 1, "embed_dim": 16, "ffn_dim": 16, "num_heads": 2, "num_kernels": 8}
+
+
+def random_record(
+    i: int, *, reference: bool = True, targets: Mapping[str, float] | None = None, atoms: int | None = None
+) -> Record:
+    """A chain of carbon, nitrogen and oxygen atoms with two conformers that differ a little from the reference."""
+    rng = np.random.default_rng([17, i])
+    n = atoms or int(rng.integers(3, 9))
+    numbers = rng.choice([6, 7, 8], n).astype(np.uint8)
+    geometry = 1.4 * np.stack([np.arange(n), np.arange(n) % 2, np.zeros(n)], 1) + 0.3 * rng.normal(size=(n, 3))
+    conformers = geometry + 0.3 * rng.normal(size=(2, n, 3))
+    chain = np.arange(n - 1)
+    features = np.zeros((n, 9), np.uint8)
+    features[:, 0] = numbers - 1
+    return Record(
+        id=f"m{i}",
+        smiles=None,
+        atomic_numbers=numbers,
+        positions=centre(conformers),
+        conformer_source=np.full(2, 2, np.uint8),
+        target_positions=centre(geometry) if reference else None,
+        atom_features=features,
+        bond_index=np.stack([np.r_[chain, chain + 1], np.r_[chain + 1, chain]]).astype(np.int16),
+        bond_features=np.zeros((2 * (n - 1), 3), np.uint8),
+        targets=dict(targets) if targets is not None else {"gap": label(numbers)},
+    )
+
+
+def label(numbers: np.ndarray) -> float:
+    """Something that can be learnt: 4 to 8 "eV", by the share of carbon."""
+    return 4.0 + 4.0 * float((numbers == 6).mean())
+
+
+def centre(positions: np.ndarray) -> np.ndarray:
+    return (positions - positions.mean(axis=-2, keepdims=True)).astype(np.float32)
+
+
+def write_dataset(
+    out: Path,
+    splits: Mapping[str, Sequence[Record]],
+    *,
+    units: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    level_of_theory: str | None = "B3LYP/6-31G*",
+) -> PreparedDataset:
+    description = DatasetDescription(
+        "toy",
+        dict(units or {"gap": "ev"}),
+        options={"chemistry": CHEMISTRY, "use_geometry": True} if options is None else dict(options),
+        level_of_theory=level_of_theory,
+    )
+    rows = [
+        Row(i, record.id, split=split, record=record)
+        for i, (split, record) in enumerate((name, item) for name, records in splits.items() for item in records)
+    ]
+    writer = PreparedWriter(out, description, shard_rows=len(rows))
+    writer.write_shard(0, rows)
+    return PreparedDataset(writer.finish(len(rows)))
+
+
+def toy_splits(train: int = 21, valid: int = 6) -> dict[str, list[Record]]:
+    """Every third molecule has no reference geometry."""
+    records = [random_record(i, reference=i % 3 > 0) for i in range(train + valid)]
+    return {"train": records[:train], "valid": records[train:]}
+
+
+def two_target_splits(train: int = 18, valid: int = 6) -> dict[str, list[Record]]:
+    """Labels of two levels of theory: each molecule has one of them, a few have both."""
+    records = []
+    for i in range(train + valid):
+        record = random_record(i)
+        value = record.targets["gap"]
+        record.targets = {
+            "gap": value if i % 2 == 0 or i % 5 == 0 else math.nan,
+            "gap_dft": value + 1.0 if i % 2 else math.nan,
+        }
+        records.append(record)
+    return {"train": records[:train], "valid": records[train:]}
+
+
+def toy_config(**sections: Mapping[str, Any]) -> RunConfig:
+    """A run of seconds, with dropout and averaged weights, whose intervals are no multiples of each other."""
+    values: dict[str, dict[str, Any]] = {
+        "task": {},
+        "model": {**TINY, "attention_dropout": 0.1, "hidden_dropout": 0.1, "embedding_dropout": 0.1},
+        "data": {"dataset": "toy", "batch_size": 4, "batch_atoms": 32, "valid_conformers": 2},
+        "optim": {"learning_rate": 3e-3, "warmup_fraction": 0.2},
+        "train": {"max_steps": 17, "log_every": 2, "validate_every": 5, "checkpoint_every": 3, "ema_decay": 0.9},
+    }
+    for name, changes in sections.items():
+        values[name] = {**values[name], **changes}
+    return validate(values, "test")
