@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from geomformer.config.load import load_config, preset_names, to_yaml, validate
+from geomformer.config.run import RunConfig
+from geomformer.errors import ConfigError
+
+
+def test_overrides_win_in_order_and_keep_their_types() -> None:
+    config = load_config(
+        "gap-small",
+        [
+            "train.max_steps=7",
+            "train.max_steps=8",
+            "optim.learning_rate=1e-4",
+            "optim.clip_norm=null",
+            "task.targets=[gap, mu]",
+            "model.atom_features=false",
+            "data.dataset=my/data=1",
+        ],
+    )
+    assert config.train.max_steps == 8
+    assert config.optim.learning_rate == 1e-4 and config.optim.clip_norm is None
+    assert config.task.targets == ("gap", "mu") and config.model.num_scalars == 2
+    assert config.model.atom_features is False
+    assert config.data.dataset == "my/data=1"
+    assert config.preset == "gap-small"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trian.max_steps=3", r"no section 'trian'\. Did you mean 'train'"),
+        ("train.max_stps=3", r"unknown key 'train\.max_stps'\. Did you mean 'max_steps'"),
+        ("train.max_steps=many", r"train\.max_steps: .*integer.*found 'many'"),
+        ("train.max_steps=0", r"train\.max_steps: .*greater than or equal to 1, found 0"),
+        ("train.max_steps", r"expects section\.key=value, found 'train\.max_steps'"),
+        ("train=3", r"expects section\.key=value"),
+        ("train.a.b=3", r"expects section\.key=value"),
+        ("preset.x=1", "no section 'preset'"),
+        ("task.targets=[gap", "not valid YAML"),
+        ("model.num_heads=3", "embed_dim 128 must be a multiple of num_heads 3"),
+        ("task.answer=mu", "answer 'mu' must be one of the targets"),
+        ("task.mixture_probability=0.5", "must not exceed 1"),
+        ("model.wiring=paralel", "'sequential' or 'parallel'"),
+    ],
+)
+def test_wrong_overrides_are_named_with_what_is_near(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as wrong:
+        load_config("gap-small", [override])
+    assert wrong.value.exit_code == 2
+
+
+def test_files_extend_presets(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: gap-small\nmodel: {num_layers: 2}\ntrain:\n  # nothing yet\n")
+    config, preset = load_config(path), load_config("gap-small")
+    assert config.model == preset.model.model_copy(update={"num_layers": 2})
+    assert config.train == preset.train and config.optim == preset.optim
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n", "expected sections"),
+        ("train: [1", "not valid YAML"),
+        ("trian: {seed: 1}\n", "unknown key 'trian'. Did you mean 'train'"),
+        ("train: 5\n", "train: "),
+        ("extends: gap-smal\n", "Did you mean 'gap-small'"),
+        ("extends: SELF\n", "in a circle"),
+    ],
+)
+def test_wrong_files_are_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("SELF", str(path)))
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, ["train.seed=2"])
+
+
+def test_a_file_that_is_no_text_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "binary.yaml")
+    with pytest.raises(ConfigError, match=r"neither a preset nor a configuration file.*Presets: .*gap-paper"):
+        load_config("nothing-like-it")
+
+
+def test_the_saved_configuration_is_the_same_again() -> None:
+    for preset in preset_names():
+        config = load_config(preset, ["optim.eps=1e-16"])
+        assert validate(yaml.safe_load(to_yaml(config)), "again") == config
+
+
+def test_sections_are_immutable() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().train.seed = 3  # type: ignore[misc]
