@@ -180,8 +180,8 @@ def evaluate(
 
 
 def predict(
-    source: Path,
-    out: Path,
+    source: str | Path | Sequence[str | Path],
+    out: str | Path,
     *,
     model: str | None = None,
     models: Path | None = None,
@@ -194,14 +194,17 @@ def predict(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
-    """Predicts every molecule of a file: one output row per input record. See `inference.predictor.predict_file`."""
+    """Predicts every molecule of one or several files: one output row per input record, in order.
+
+    See `inference.predictor.predict_file`.
+    """
     from geomformer.inference.predictor import predict_file
 
     predictor = load_model(model, models=models, conformers=conformers, geometry=geometry, device=device)
     predictor = dataclasses.replace(predictor, blocks=Path(out).name.endswith((".sdf", ".sdf.gz")))
     return predict_file(
         predictor,
-        Path(source),
+        [Path(source)] if isinstance(source, str | Path) else [Path(item) for item in source],
         Path(out),
         workers=workers,
         smiles_column=smiles_column,

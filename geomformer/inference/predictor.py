@@ -6,7 +6,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 512
 """Input rows between two writes."""
+
+FILE_COLUMN = "file"
+"""Where a record comes from, when there are several files."""
 
 SYMBOLS = {number: symbol for symbol, number in ATOMIC_NUMBERS.items()}
 
@@ -143,6 +146,23 @@ class Predictor:
         return passed | row
 
 
+def read_all(sources: Sequence[Path], smiles_column: str | None, id_column: str | None) -> Iterator[RawMolecule]:
+    """Reads files one after another; `index` runs on."""
+    index = 0
+    for source in sources:
+        for raw in read_molecules(source, smiles_column=smiles_column, id_column=id_column):
+            raw.index, index = index, index + 1
+            raw.columns = named(raw.columns, source, sources)
+            yield raw
+
+
+def named(columns: Mapping[str, Any], source: Path, sources: Sequence[Path]) -> dict[str, Any]:
+    """Adds a column `file` in front where there are several."""
+    if len(sources) == 1:
+        return dict(columns)
+    return {FILE_COLUMN: source.name} | {input_name(name, {FILE_COLUMN: str}): cell for name, cell in columns.items()}
+
+
 def input_name(name: str, taken: Mapping[str, type]) -> str:
     """An input column's name in the output: its own, or `input_NAME` where a column of the prediction has it."""
     return f"input_{name}" if name in taken else name
@@ -150,7 +170,7 @@ def input_name(name: str, taken: Mapping[str, type]) -> str:
 
 def predict_file(
     predictor: Predictor,
-    source: Path,
+    sources: Sequence[Path],
     out: Path,
     *,
     workers: int | None = None,
@@ -159,11 +179,12 @@ def predict_file(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
-    """Predicts every record of a file.
+    """Predicts every record of one or several files.
 
     Args:
         predictor: the model, ready to run.
-        source: molecules, any format `geomformer.io` reads.
+        sources: molecules, any formats `geomformer.io` reads. With several files the output gets a column `file`
+            and `index` runs on through all of them.
         out: table or SDF, by suffix; replaced only when complete.
         workers: processes that build conformers; all cores by default.
         smiles_column, id_column: columns of a table, where their names are unusual.
@@ -175,10 +196,12 @@ def predict_file(
     """
     manifest = predictor.manifest
     summary = PredictSummary(out, manifest.reference, predictor.target, manifest.target(predictor.target).unit)
-    extra = {input_name(name, predictor.columns): str for name in input_columns(source)}
+    headers = (named(dict.fromkeys(input_columns(source)), source, sources) for source in sources)
+    passed = dict.fromkeys(name for header in headers for name in header)
+    extra = {input_name(name, predictor.columns): str for name in passed}
 
     def molecules() -> Iterator[RawMolecule]:
-        return itertools.islice(read_molecules(source, smiles_column=smiles_column, id_column=id_column), limit)
+        return itertools.islice(read_all(sources, smiles_column, id_column), limit)
 
     # Reading costs a thousandth of what conformers do: worth a total for the progress bar.
     total = sum(1 for _ in molecules()) if progress is not None else None

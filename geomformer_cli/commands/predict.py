@@ -34,13 +34,19 @@ EXAMPLES = (
 KEPT = "The input is unchanged; run the command again for the whole output."
 NO_ROW_OK = 3
 
+ANSWERED = {"ok", "unsupported_element", "too_large"}
+"""Statuses of molecules that were read and judged: a file of them alone was dealt with, whatever the judgement."""
+
 
 class Geometry(StrEnum):
     GENERATE = "generate"
     INPUT = "input"
 
 
-File = Annotated[Path, typer.Argument(help="Molecules: sdf, sdf.gz, smi, csv, parquet.", show_default=False)]
+Files = Annotated[
+    list[Path],
+    typer.Argument(help="Molecules: sdf, sdf.gz, mol, smi, csv, parquet; one or several files.", show_default=False),
+]
 Out = Annotated[
     Path,
     typer.Option(help="File to write: csv, parquet, jsonl or sdf, by its suffix.", rich_help_panel=OUTPUT),
@@ -59,7 +65,7 @@ GeometryOption = Annotated[
 
 
 def predict(
-    file: File,
+    files: Files,
     out: Out,
     model: ModelName = None,
     smiles_column: SmilesColumn = None,
@@ -71,18 +77,20 @@ def predict(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Predict a property for every molecule of a file.
+    """Predict a property for every molecule of one or several files.
 
     The output has one row per input record, in the same order: a number, or
-    the reason for having none in column error. Without --model the answer is
+    the reason for having none in column error; with several files it says in
+    column file where a row comes from. Without --model the answer is
     the HOMO-LUMO gap in eV, from the model that comes with geomformer.
     """
     from geomformer import api
 
-    console.message(f"Reading {file}, writing {out}")
+    names = ", ".join(str(file) for file in files) if len(files) < 4 else f"{len(files)} files"
+    console.message(f"Reading {names}, writing {out}")
     with console.progress("predict") as progress:
         summary = api.predict(
-            file,
+            files,
             out,
             model=model,
             conformers=conformers,
@@ -97,9 +105,9 @@ def predict(
     _summarise(summary)
     if json:
         console.result_json({**vars(summary), "out": str(summary.out)})
-    if not summary.statuses.get("ok"):
+    if not ANSWERED.intersection(summary.statuses):
         console.complain(
-            f"none of the {summary.rows} rows of {file} has a prediction.",
+            f"none of the {summary.rows} rows of {names} has a prediction.",
             f"The reasons are in column 'error' of {summary.out}.",
         )
         raise typer.Exit(NO_ROW_OK)

@@ -75,7 +75,7 @@ OPTIONS = {
         "--out",
         "--smiles-column",
         "--workers",
-        "FILE",
+        "FILES",
     ],
     "geomformer models": ["--help"],
     "geomformer models list": ["--help", "--json"],
