@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from geomformer.artifacts.manifest import Inputs, Target
+from geomformer.artifacts.store import Artifact, save_artifact
 from geomformer.config.load import validate
 from geomformer.config.run import RunConfig
+from geomformer.models import build_model
+from geomformer.prepared.collate import Sample, collate
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.storage import DatasetDescription, PreparedWriter, Row
 from geomformer.records import Record
@@ -109,3 +114,22 @@ def toy_config(**sections: Mapping[str, Any]) -> RunConfig:
     for name, changes in sections.items():
         values[name] = {**values[name], **changes}
     return validate(values, "test")
+
+
+def save_model(root: Path, name: str = "toy", *, config: RunConfig | None = None, **changes: Any) -> Artifact:
+    """An artifact with random weights that knows the usual elements; bromine was too rare in its training."""
+    config = config or toy_config()
+    torch.manual_seed(5)
+    model = build_model(config.model)
+    record = random_record(0)
+    level = "B3LYP/6-31G*"
+    fields: dict[str, Any] = {
+        "targets": [Target(name=t, unit="ev", level_of_theory=level, mean=6.0, scale=1.5) for t in config.task.targets],
+        "inputs": Inputs(hydrogens=False, geometry=config.task.input_geometry, features=True, periodic=False),
+        "elements": {"H": 100, "C": 100, "N": 100, "O": 20, "F": 20, "Br": 19},
+        "dataset": {"name": "toy"},
+        "training": {},
+        "metrics": {},
+        "selftest_batch": collate([Sample(record, 0, record.positions[0])]),
+    }
+    return save_artifact(root, name, model, config, **{**fields, **changes})
