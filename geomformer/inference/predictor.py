@@ -205,9 +205,11 @@ def predict_file(
 
     # Reading costs a thousandth of what conformers do: worth a total for the progress bar.
     total = sum(1 for _ in molecules()) if progress is not None else None
+    rest = molecules()
+    first = list(itertools.islice(rest, 1))  # most faults of a file show here, before the output is begun
     count = workers if workers is not None else os.cpu_count() or 1
     with LocalExecutor(count) as executor, open_writer(out, {**predictor.columns, **extra}) as writer:
-        for row in predictor.rows(molecules(), executor):
+        for row in predictor.rows(itertools.chain(first, rest), executor):
             writer.write([row])
             summary.rows += 1
             summary.statuses[row["status"]] = summary.statuses.get(row["status"], 0) + 1
