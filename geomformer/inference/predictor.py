@@ -116,7 +116,7 @@ class Predictor:
         seen = ", ".join(f"{SYMBOLS[z]} ({self.manifest.elements.get(SYMBOLS[z], 0)})" for z in unknown)
         return MoleculeError(
             "unsupported_element",
-            f"Expected elements of at least {MIN_MOLECULES_PER_ELEMENT} training molecules, found {seen}.",
+            f"The model was trained on too few molecules with {seen}; {MIN_MOLECULES_PER_ELEMENT} are needed to trust it.",
         )
 
     def row(
