@@ -7,7 +7,6 @@ times as many (forward, gradient of the input, gradient of the weights).
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,26 +18,27 @@ from torch.nn import functional as F
 
 from geomformer.config.load import load_config
 from geomformer.config.run import RunConfig
+from geomformer.errors import ConfigError
 from geomformer.models import build_model
 from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch
 
 INVARIANT_MAPS, EQUIVARIANT_MAPS = 11, 14
 STEP_PER_FORWARD = 3
 
-CASES = {"gap-small": (64, 18), "gap-medium": (64, 18), "pcqm4mv2-paper": (32, 14), "nbody-paper": (100, 5)}
+CASES = {"gap-small": (64, 18), "gap-medium": (64, 18), "gap-paper": (32, 14), "nbody-paper": (100, 5)}
 """Systems and atoms that each preset is measured with by default."""
 
 DEFAULT_CASE = (32, 18)
 
 
 def benchmark_model(
-    presets: Sequence[str] = (), *, device: str = "cpu", dtype: str = "float32", repeats: int = 5
+    presets: Sequence[str] = (), *, device: str = "auto", dtype: str = "float32", repeats: int = 5
 ) -> list[dict[str, Any]]:
     """Measures forward pass and training step of presets.
 
     Args:
         presets: names; the small and paper sizes of `CASES` by default.
-        device: "cpu" or "cuda".
+        device: "auto", "cpu" or "cuda"; "auto" takes a GPU if there is one.
         dtype: "float32" or "bfloat16" (autocast).
         repeats: rounds; floor, forward and step are measured in turn in each, the median over rounds counts.
 
@@ -46,7 +46,14 @@ def benchmark_model(
         One object per preset: preset, num_layers, embed_dim, systems, atoms, device, dtype, forward_ms,
         forward_floor_ms, forward_ratio, step_ms, step_ratio, peak_memory_mb (of the process on a CPU, of the device
         on a GPU).
+
+    Raises:
+        ConfigError: no such preset, or this machine has no such device.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: this machine has no usable CUDA device.", "Use --device cpu.")
     return [
         benchmark_preset(preset, *CASES.get(preset, DEFAULT_CASE), device=device, dtype=dtype, repeats=repeats)
         for preset in presets or CASES
@@ -136,6 +143,8 @@ def synchronise(device: str) -> None:
 def peak_memory_mb(device: str) -> float:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource  # there is none on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
