@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from geomformer.artifacts import locate
+from geomformer.artifacts import locate, pinned
 from geomformer.artifacts.manifest import Inputs, Target
 from geomformer.artifacts.store import Artifact, save_artifact
 from geomformer.config.load import validate
@@ -71,8 +71,9 @@ def batch() -> Batch:
 
 @pytest.fixture(autouse=True)
 def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty place for bundled models, so that tests do not depend on those that ship."""
+    """An empty place for bundled models, none of them pinned, so that tests do not depend on those that ship."""
     root = tmp_path / "bundled"
     root.mkdir()
     monkeypatch.setattr(locate, "BUNDLED", root)
+    monkeypatch.setattr(pinned, "PINNED", {})
     return root
