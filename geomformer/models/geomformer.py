@@ -140,8 +140,8 @@ class GeoMFormer(nn.Module):
             with torch.autocast(batch.positions.device.type, enabled=False):
                 x_BN3 = batch.positions
                 d_BNN = safe_norm(x_BN3[:, None, :, :] - x_BN3[:, :, None, :])
-                bond = batch.bond_type if self.config.bond_encoding else None
-                path = batch.shortest_path if self.config.path_encoding else None
+                bond = required(batch.bond_type, "bonds") if self.config.bond_encoding else None
+                path = required(batch.shortest_path, "shortest paths") if self.config.path_encoding else None
                 bias_BHNN = self.structural_encoding(d_BNN, types_BN, bond, path)
         return mask_keys(bias_BHNN, batch.mask, batch.positions.dtype)
 

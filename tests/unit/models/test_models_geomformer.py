@@ -158,6 +158,8 @@ def test_autocast_keeps_geometry_and_heads_in_single_precision(batch: Batch) -> 
     [
         ({}, "atomic_numbers", "atomic numbers"),
         ({}, "atom_features", "2D atom features"),
+        ({}, "bond_type", "bonds"),
+        ({}, "shortest_path", "shortest paths"),
         ({"tags": True}, "tags", "tags"),
         (PARTICLES, "particle_charges", "particle charges"),
         ({**PARTICLES, "speed": True}, "velocities", "velocities"),
