@@ -25,7 +25,6 @@ ATOM_FEATURE_SIZES = (119, 7, 12, 12, 10, 6, 6, 2, 2)
 BOND_FEATURE_SIZES = (5, 6, 2)
 """Number of values of the three bond features: type (single, double, triple, aromatic, other), stereo, conjugated."""
 
-
 MAX_PATH = 20
 """Shortest paths of this many bonds or more share one value (`Batch.shortest_path`)."""
 
@@ -146,6 +145,8 @@ class Batch:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """Moves all tensors to `device` and floating-point ones to `dtype`."""
+        # Only a copy to the GPU may be under way when this returns: one from it would be read too early.
+        ahead = device is not None and str(device).startswith("cuda")
 
         def move(value: Any) -> Any:
             if isinstance(value, dict):
@@ -153,7 +154,7 @@ class Batch:
             if value is None:
                 return None
             floating = dtype is not None and value.is_floating_point()
-            return value.to(device=device, dtype=dtype if floating else None, non_blocking=True)
+            return value.to(device=device, dtype=dtype if floating else None, non_blocking=ahead)
 
         return Batch(**{item.name: move(getattr(self, item.name)) for item in fields(self)})
 
