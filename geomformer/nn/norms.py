@@ -33,8 +33,6 @@ class EquivariantLayerNorm(nn.Module):
             molecule, which makes the norm invariant to adding one vector to all atoms (paper appendix C.2).
     """
 
-    twice_differentiable = True
-
     def __init__(self, dim: int, eps: float = 1.0, centre: str = "channels") -> None:
         super().__init__()
         self.eps = eps
@@ -58,8 +56,6 @@ class EquivariantLayerNorm(nn.Module):
 class EquivariantRMSNorm(nn.Module):
     """z_i / sqrt(mean_c |z_ic|^2 + floor) * gamma: one length per atom, directions untouched."""
 
-    twice_differentiable = True
-
     def __init__(self, dim: int, centre: str = "none") -> None:
         super().__init__()
         self.centre = centre
@@ -73,8 +69,6 @@ class EquivariantRMSNorm(nn.Module):
 
 class Centre(nn.Module):
     """No norm, only the subtraction of a mean: what is left of Equ-LN when it is switched off."""
-
-    twice_differentiable = True
 
     def __init__(self, centre: str = "none") -> None:
         super().__init__()

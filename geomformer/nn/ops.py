@@ -25,8 +25,8 @@ def direction(x: Tensor, eps: float) -> Tensor:
 def attend(q_BHNC: Tensor, k_BHMC: Tensor, v_BHMC: Tensor, bias_BHNM: Tensor, dropout: float = 0.0) -> Tensor:
     """softmax(q k^T / sqrt(C) + bias) v, for all four attentions.
 
-    Fused kernels have no second derivative and, on a CPU, none of them takes a bias that needs a gradient: there the
-    explicit product is as fast at the size of molecules, so it is used whenever a gradient can be asked for.
+    A GPU runs its fused kernels, which have no second derivative. On a CPU none of them takes a bias that needs a
+    gradient, and at the size of molecules the explicit product is as fast.
 
     Args:
         q_BHNC, k_BHMC, v_BHMC: queries, keys, values; an equivariant head has C = 3 * channels.
@@ -36,10 +36,9 @@ def attend(q_BHNC: Tensor, k_BHMC: Tensor, v_BHMC: Tensor, bias_BHNM: Tensor, dr
     Returns:
         (B, H, N, C)
     """
-    if q_BHNC.is_cuda:
-        bias_BHNM = bias_BHNM.expand(*q_BHNC.shape[:3], k_BHMC.shape[2]).to(q_BHNC.dtype)
-        return F.scaled_dot_product_attention(q_BHNC, k_BHMC, v_BHMC, attn_mask=bias_BHNM, dropout_p=dropout)
     bias_BHNM = bias_BHNM.expand(*q_BHNC.shape[:3], k_BHMC.shape[2]).to(q_BHNC.dtype)
+    if q_BHNC.is_cuda:
+        return F.scaled_dot_product_attention(q_BHNC, k_BHMC, v_BHMC, attn_mask=bias_BHNM, dropout_p=dropout)
     scale = q_BHNC.shape[-1] ** -0.5
     logits = torch.baddbmm(bias_BHNM.flatten(0, 1), q_BHNC.flatten(0, 1), k_BHMC.flatten(0, 1).mT, alpha=scale)
     weights_BHNM = torch.softmax(logits, dim=-1).to(v_BHMC.dtype).view(bias_BHNM.shape)
