@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from geomformer.prepared.dataset import PreparedSplit
 from geomformer.prepared.sampler import AtomBudgetSampler
 from geomformer.records import Batch
 from geomformer.tasks.base import Task
+from geomformer.training.signals import interrupts_blocked
 
 
 class EpochBatches(Dataset[Batch]):
@@ -59,13 +59,8 @@ def training_batches(
         num_workers=workers,
         multiprocessing_context="spawn",
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=ignore_interrupts,
         # The loader draws a seed for its workers: from the global generator it would change the model's dropout.
         generator=torch.Generator(),
     )
-    return iter(loader)
-
-
-def ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the training process alone decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts_blocked():
+        return iter(loader)

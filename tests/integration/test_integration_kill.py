@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from geomformer.training.run import TrainResult, train
 from geomformer.training.run_folder import load_checkpoint
 
 CHILD = """
-import os, signal, sys
+import os, signal, sys, threading
 from pathlib import Path
 from geomformer import api
 from geomformer.config.load import load_config
@@ -29,8 +30,12 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def report(line):
-    if where == f"step {line.get('step')}" and "event" not in line:
+    if "event" in line or len(line) > 2:
+        return
+    if where == f"step {line['step']}":
         die()
+    if where == f"interrupt after {line['step']}":
+        threading.Timer(0.8, os.killpg, (0, signal.SIGINT)).start()
 
 renames = 0
 replace = Path.replace
@@ -67,10 +72,15 @@ def whole(root: Path) -> TrainResult:
     return fit(root, "whole")
 
 
-def killed(root: Path, out: str, where: str) -> None:
+def child(folder: Path, root: Path, where: str) -> subprocess.CompletedProcess[str]:
+    """Trains in a session of its own; `root` holds config.yaml and the data."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", CHILD, str(root / out), str(root), where]
-    found = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    words = [sys.executable, "-c", CHILD, str(folder), str(root), where]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, start_new_session=True)
+
+
+def killed(root: Path, out: str, where: str) -> None:
+    found = child(root / out, root, where)
     assert found.returncode == -signal.SIGKILL, found.stderr
 
 
@@ -102,3 +112,15 @@ def test_killed_while_a_file_is_replaced(rename: int, root: Path, whole: TrainRe
     out = f"rename-{rename}"
     killed(root, out, f"rename {rename}")
     assert_same(fit(root, out, resume=True), whole)
+
+
+def test_ctrl_c_while_data_workers_start_saves_the_state(root: Path, whole: TrainResult, tmp_path: Path) -> None:
+    """The signal goes to all processes of the terminal, about when the second epoch starts its workers."""
+    (tmp_path / "prepared").symlink_to(root / "prepared")
+    (tmp_path / "config.yaml").write_text(to_yaml(toy_config(data={"workers": 2})))
+    found = child(tmp_path / "run", tmp_path, "interrupt after 6")
+    stopped = re.search(r"Stopped at step (\d+) of 17; the state is saved", found.stderr)
+    assert stopped is not None, found.stderr
+    assert (tmp_path / "run" / "checkpoints" / f"step-{int(stopped[1]):08d}.pt").exists()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert lines and (whole.run / "metrics.jsonl").read_text().startswith(lines)
