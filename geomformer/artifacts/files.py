@@ -1,10 +1,8 @@
-"""Files of an artifact folder: names, checksums, durable writes, reading manifest and configuration."""
+"""Files of an artifact folder: their names, checking them, reading manifest and configuration."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from geomformer.artifacts.upgrade import upgrade
 from geomformer.config.load import validate
 from geomformer.config.run import RunConfig
 from geomformer.errors import ArtifactError, ConfigError
+from geomformer.files import file_sha256
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
@@ -24,30 +23,6 @@ CARD = "README.md"
 SELFTEST = "selftest.safetensors"
 REQUIRED = (WEIGHTS, CONFIG, CARD, SELFTEST)
 """Files beside the manifest; each must have its checksum in it."""
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Writes a file and waits until it is on the disk."""
-    with path.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Makes the entries of a folder durable, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -108,6 +83,6 @@ def file_problems(path: Path, manifest: Manifest) -> list[str]:
         file = path / name
         if not file.is_file():
             problems.append(f"{file} is missing")
-        elif (found := sha256_of(file)) != expected:
+        elif (found := file_sha256(file)) != expected:
             problems.append(f"{file} is damaged or was changed (expected sha256 {expected}, found {found})")
     return problems

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from geomformer.artifacts.files import MANIFEST, sha256_of
+from geomformer.artifacts.files import MANIFEST
 from geomformer.errors import ArtifactError
+from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
     "gap-geomformer@1": "295ab838368d0f3fc79978edff6e2e7a32fe566639640a92a275db5e32c3ac02",
@@ -15,7 +16,7 @@ PINNED: dict[str, str] = {
 
 def pin_of(path: Path) -> str:
     """Returns the value that `PINNED` must have for the artifact folder `path`."""
-    return sha256_of(path / MANIFEST)
+    return file_sha256(path / MANIFEST)
 
 
 def check_pin(reference: str, path: Path) -> None:

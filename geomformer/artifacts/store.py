@@ -29,9 +29,6 @@ from geomformer.artifacts.files import (
     file_problems,
     read_config,
     read_manifest,
-    sha256_of,
-    sync_folder,
-    write_durably,
 )
 from geomformer.artifacts.locate import (
     bundled_root,
@@ -48,6 +45,7 @@ from geomformer.artifacts.upgrade import FORMAT_VERSION
 from geomformer.config.load import to_yaml
 from geomformer.config.run import RunConfig
 from geomformer.errors import ArtifactError
+from geomformer.files import file_sha256, sync_folder, write_durable
 
 if TYPE_CHECKING:
     import torch
@@ -170,8 +168,8 @@ def save_artifact(
     sections = {LIMITS: card} if isinstance(card, str) else card
     with _temporary_folder(root) as folder:
         _write_network(folder, model, config, selftest_batch, weights_dtype)
-        write_durably(folder / CONFIG, to_yaml(config).encode())
-        fields["files"] = {file: sha256_of(folder / file) for file in (WEIGHTS, CONFIG, SELFTEST)}
+        write_durable(folder / CONFIG, to_yaml(config))
+        fields["files"] = {file: file_sha256(folder / file) for file in (WEIGHTS, CONFIG, SELFTEST)}
         while True:
             manifest = _describe(folder, fields, _next_version(root, name), config, sections)
             path = root / name / str(manifest.version)
@@ -249,9 +247,9 @@ def _write_network(folder: Path, model: nn.Module, config: RunConfig, batch: Bat
     from geomformer.artifacts.weights import load_network, read_tensors, weights_to_bytes
 
     path = folder / WEIGHTS
-    write_durably(path, weights_to_bytes(model.state_dict(), dtype))
+    write_durable(path, weights_to_bytes(model.state_dict(), dtype))
     stored = load_network(config.model, read_tensors(path), "the model")
-    write_durably(folder / SELFTEST, selftest_bytes(stored, batch))
+    write_durable(folder / SELFTEST, selftest_bytes(stored, batch))
 
 
 def _describe(
@@ -260,13 +258,13 @@ def _describe(
     """Writes card and manifest for one version number."""
     try:
         manifest = Manifest(**fields, version=version)
-        write_durably(folder / CARD, model_card(manifest, config, sections).encode())
-        files = {**manifest.files, CARD: sha256_of(folder / CARD)}
+        write_durable(folder / CARD, model_card(manifest, config, sections))
+        files = {**manifest.files, CARD: file_sha256(folder / CARD)}
         manifest = Manifest.model_validate({**manifest.model_dump(), "files": dict(sorted(files.items()))})
     except ValidationError as error:
         raise ArtifactError(f"model '{fields['name']}' cannot be described: {explain(error)}") from error
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-    write_durably(folder / MANIFEST, f"{text}\n".encode())
+    write_durable(folder / MANIFEST, f"{text}\n")
     sync_folder(folder)
     return manifest
 

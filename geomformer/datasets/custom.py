@@ -25,9 +25,9 @@ from geomformer.datasets.pipeline import (
     text_key,
 )
 from geomformer.errors import ConfigError, DataError, nearest
+from geomformer.files import describe_file
 from geomformer.io.columns import TargetColumn, target_columns
 from geomformer.io.readers import input_columns, read_molecules
-from geomformer.prepared.files import describe_file
 from geomformer.prepared.splits import grouped_split, split_counts
 from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule

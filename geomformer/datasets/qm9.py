@@ -22,7 +22,7 @@ from geomformer.datasets.qm9_sources import (
     uncharacterized,
 )
 from geomformer.errors import ConfigError, DataError, nearest
-from geomformer.prepared.files import describe_file
+from geomformer.files import describe_file
 from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule
 

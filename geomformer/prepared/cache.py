@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geomformer.errors import DataError
-from geomformer.prepared.files import file_sha256
+from geomformer.files import file_sha256
 from geomformer.prepared.schema import LIST_COLUMNS, SCALAR_COLUMNS
 from geomformer.prepared.storage import CACHE
 

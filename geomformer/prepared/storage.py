@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geomformer.errors import ConfigError, DataError
-from geomformer.prepared.files import file_sha256, write_atomically
+from geomformer.files import file_sha256, write_atomic
 from geomformer.prepared.schema import FORMAT_VERSION, REJECTED_SCHEMA, check_targets, schema_for, to_table
 from geomformer.prepared.statistics import summarise
 from geomformer.records import Record
@@ -162,7 +162,7 @@ class PreparedWriter:
             self.finished: frozenset[int] = frozenset()
             return
         self._building.mkdir(exist_ok=True)
-        write_atomically(state, _json(self._identity))
+        write_atomic(state, _json(self._identity))
         self.finished = frozenset(self._finished())
 
     def _clear(self) -> None:
@@ -241,7 +241,7 @@ class PreparedWriter:
             path = self.out / f"{split}-{number:05d}.parquet"
             self._write_table(path, to_table(records, self._schema))
             files.append({"split": split, "file": path.name, "rows": len(records), "sha256": file_sha256(path)})
-        write_atomically(self._sidecar(number), _json({"files": files, "rejected": rejected}))
+        write_atomic(self._sidecar(number), _json({"files": files, "rejected": rejected}))
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
         temporary = self._building / (path.name + ".tmp")
@@ -284,7 +284,7 @@ class PreparedWriter:
             split["files"].append({key: item[key] for key in ("file", "rows", "sha256")})
         manifest = {**self._identity, "splits": splits, "rejected": len(rejected), "input_rows": num_rows}
         manifest.update(summarise(self.out, splits, self._identity["targets"]))
-        write_atomically(self.out / MANIFEST, _json(manifest))
+        write_atomic(self.out / MANIFEST, _json(manifest))
         shutil.rmtree(self._building, ignore_errors=True)
         logger.info("%s: %d files, %d rows rejected", self.out, len(files), len(rejected))
         return self.out

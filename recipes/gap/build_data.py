@@ -24,8 +24,8 @@ from tqdm import tqdm
 from geomformer.chem.build import ChemistryOptions
 from geomformer.datasets.pipeline import PrepareOptions, chemistry_fields, prepare_with_workers
 from geomformer.datasets.qm9 import split_ids
+from geomformer.files import describe_file
 from geomformer.io.readers import read_molecules
-from geomformer.prepared.files import describe_file
 from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule
 
