@@ -11,20 +11,13 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from geomformer.config.section import Section
+from geomformer.elements import ATOMIC_NUMBERS
 
 MIN_MOLECULES_PER_ELEMENT = 20
 """An element counts as supported when the model saw it in at least this many training molecules."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Names of artifacts and of the files in them: no separators and no leading dot, so that none leaves its folder."""
-
-_SYMBOLS = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr "
-    "Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu "
-    "Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr "
-    "Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
-)
-ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(_SYMBOLS.split(), start=1)}
 
 
 class Target(Section):

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geomformer.elements import ATOMIC_NUMBERS
 from geomformer.errors import DataError
 from geomformer.io.sdf import records, split_record
 from geomformer.records import RawMolecule
@@ -45,7 +46,6 @@ UNITS = {
 """Unit of every label as stored. Thermochemical energies are total energies, not atomisation energies."""
 
 _XYZ_PROPERTIES = ("mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "u0", "u298", "h298", "g298", "cv")
-_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 _MEMBER = re.compile(r"(?:\./)?(?:[\w-][\w.-]*/)?dsgdb9nsd_(\d{6})\.xyz")
 
 
@@ -86,7 +86,7 @@ def parse_xyz(text: str, index: int, where: str) -> tuple[int, RawMolecule]:
         gdb_id = int(words[1])
         values = [_number(word) for word in words[5:17]]
         atoms = [line.split() for line in lines[2 : 2 + count]]
-        numbers = np.array([_NUMBERS[atom[0]] for atom in atoms], np.uint8)
+        numbers = np.array([ATOMIC_NUMBERS[atom[0]] for atom in atoms], np.uint8)
         positions = np.array([[_number(word) for word in atom[1:4]] for atom in atoms], np.float64)
         smiles = lines[3 + count].split()[0]
         labels = _labels(dict(zip(_XYZ_PROPERTIES, values, strict=True)))

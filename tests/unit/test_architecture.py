@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 LEVELS = (
     ("errors",),
-    ("nn", "records", "units", "config", "executors", "files"),
+    ("nn", "records", "units", "elements", "config", "executors", "files"),
     ("tasks", "models", "prepared", "io", "chem"),
     ("training", "inference", "evaluation", "artifacts", "datasets"),
     ("api", "benchmark", "integrations"),
@@ -36,7 +36,7 @@ ALLOWED = {
 
 FORBIDDEN_IN_NN = ("pydantic", "yaml", "rdkit", "ase", "pyarrow", "geomformer.config")
 
-WITHOUT_TORCH = ("records", "files", "executors", "units", "errors", "chem", "io", "cli")
+WITHOUT_TORCH = ("records", "files", "executors", "units", "elements", "errors", "chem", "io", "cli")
 """Components that worker processes or `geomformer --help` load."""
 
 
