@@ -1,61 +1,28 @@
-"""Runs a function over many items in worker processes that may crash or hang without taking the run with them."""
+"""Worker processes on this machine."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
 import os
 import pickle
-import signal
-import sys
-import threading
 import time
-import traceback
-import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any, Protocol, TypeVar
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
 
 from geomformer.errors import ConfigError, ResourceError
+from geomformer.executors.protocol import Failure
+from geomformer.executors.start import Worker, start
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-START_SECONDS = 300.0
-"""How long a worker may take to start and import what the function needs."""
 _LOOK_AHEAD_CHUNKS = 4
 _MAX_FAILED_STARTS = 3
 # A message this small fits into the buffers of the pipe, so that sending it to a busy worker cannot block.
 _UNBLOCKING_BYTES = 32_768 if os.name == "posix" else 4_096
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An item without a result.
-
-    Attributes:
-        index: position of the item, from 0.
-        reason: what happened, a phrase such as "the worker process died".
-    """
-
-    index: int
-    reason: str
-
-
-class Executor(Protocol):
-    """Something that maps a function over items, results in input order."""
-
-    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | Failure]: ...
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Executor: ...
-
-    def __exit__(self, *exception: object) -> None: ...
 
 
 class LocalExecutor:
@@ -122,22 +89,6 @@ class LocalExecutor:
         self.close()
 
 
-@dataclass
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-    deadline: float
-    ready: bool = False
-    pending: deque[tuple[int, Any]] = field(default_factory=deque)
-    chunks: deque[int] = field(default_factory=deque)
-
-    def stop(self) -> None:
-        self.pipe.close()
-        self.process.kill()
-        self.process.join()
-        self.process.close()
-
-
 class _Run:
     """One `map`: its workers, the items under way and the results that wait for their turn."""
 
@@ -148,7 +99,7 @@ class _Run:
         self.timeout = timeout
         self.chunk_size = chunk_size
         self.window = _LOOK_AHEAD_CHUNKS * chunk_size * workers
-        self.workers: list[_Worker] = []
+        self.workers: list[Worker] = []
         self.retry: deque[tuple[int, Any]] = deque()
         self.done: dict[int, tuple[bool, Any]] = {}
         self.pulled = 0
@@ -207,13 +158,13 @@ class _Run:
                 return
             self._send(worker, chunk, payload)
 
-    def _idle(self) -> _Worker | None:
+    def _idle(self) -> Worker | None:
         for worker in self.workers:
             if worker.ready and not worker.pending:
                 return worker
         waiting = bool(self.retry) or (not self.exhausted and self.pulled - self.returned < self.window)
         while waiting and len(self.workers) < self.max_workers:
-            self.workers.append(_start(self.function))
+            self.workers.append(start(self.function))
         return None
 
     def _next_chunk(self) -> list[tuple[int, Any]]:
@@ -230,7 +181,7 @@ class _Run:
         self.pulled += len(items)
         return chunk
 
-    def _send(self, worker: _Worker, chunk: list[tuple[int, Any]], payload: bytes) -> None:
+    def _send(self, worker: Worker, chunk: list[tuple[int, Any]], payload: bytes) -> None:
         if not worker.pending:
             worker.deadline = time.monotonic() + self.timeout
         worker.pending.extend(chunk)
@@ -255,7 +206,7 @@ class _Run:
             if (worker.pending or not worker.ready) and not worker.pipe.poll():
                 self._lose(worker, f"took longer than {self.timeout:g} s and was stopped")
 
-    def _read(self, worker: _Worker) -> None:
+    def _read(self, worker: Worker) -> None:
         try:
             while worker.pipe.poll():
                 index, succeeded, value = pickle.loads(worker.pipe.recv_bytes())
@@ -266,13 +217,13 @@ class _Run:
         except (EOFError, OSError):
             self._lose(worker, "the worker process died")
 
-    def _started(self, worker: _Worker, succeeded: bool, value: Any) -> None:
+    def _started(self, worker: Worker, succeeded: bool, value: Any) -> None:
         if not succeeded:
             raise value
         worker.ready = True
         self.failed_starts = 0
 
-    def _reported(self, worker: _Worker, index: int, succeeded: bool, value: Any) -> None:
+    def _reported(self, worker: Worker, index: int, succeeded: bool, value: Any) -> None:
         worker.pending.popleft()
         worker.chunks[0] -= 1
         if worker.chunks[0] == 0:
@@ -280,7 +231,7 @@ class _Run:
         worker.deadline = time.monotonic() + self.timeout
         self.done[index] = (succeeded, value)
 
-    def _lose(self, worker: _Worker, reason: str) -> None:
+    def _lose(self, worker: Worker, reason: str) -> None:
         """Replaces a worker: the item it was at has failed, those behind it go to another one."""
         self.workers.remove(worker)
         worker.stop()
@@ -295,89 +246,3 @@ class _Run:
                     f"{self.failed_starts} worker processes in a row ended before they could start.",
                     "Use fewer workers, or free memory.",
                 )
-
-
-def _start(function: bytes) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    pipe, child = context.Pipe(duplex=True)
-    process = context.Process(target=_work, args=(child, function), daemon=True)
-    try:
-        with _interrupts_blocked(), _main_hidden(function):
-            process.start()
-    except OSError as error:
-        pipe.close()
-        raise ResourceError(f"A worker process cannot be started: {error}.", "Use fewer workers.") from error
-    finally:
-        child.close()
-    return _Worker(process, pipe, time.monotonic() + START_SECONDS)
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """A process started inside is never hit by Ctrl-C: it inherits the mask."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _main_hidden(function: bytes) -> Iterator[None]:
-    """Keeps a started process from running the user's script again, which may lack a guard or import torch."""
-    if b"__main__" in function:
-        yield
-        return
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _work(pipe: Connection, payload: bytes) -> None:
-    """Life of a worker: report readiness, then one message per item until the pipe closes."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, OSError):
-        try:
-            function = pickle.loads(payload)
-        except Exception as error:  # noqa: BLE001 - handed to the parent
-            pipe.send_bytes(_message(None, False, error))
-            return
-        pipe.send_bytes(_message(None, True, None))
-        while True:
-            for index, item in pickle.loads(pipe.recv_bytes()):
-                pipe.send_bytes(_attempt(function, index, item))
-
-
-def _attempt(function: Callable[[Any], Any], index: int, item: Any) -> bytes:
-    try:
-        return _message(index, True, function(item))
-    except Exception as error:  # noqa: BLE001 - raised again in the parent
-        return _message(index, False, error)
-
-
-def _message(index: int | None, succeeded: bool, value: Any) -> bytes:
-    """Pickles a report; an exception that cannot be pickled, or not read back, is replaced by its text."""
-    if not succeeded:
-        text = "".join(traceback.format_exception(value))
-        try:
-            pickle.loads(pickle.dumps(value, protocol=5))
-        except Exception:  # noqa: BLE001 - exceptions with their own __init__ fail in many ways
-            value = RuntimeError(text)
-        else:
-            value.add_note(f"Raised in a worker process:\n{text}")
-    return pickle.dumps((index, succeeded, value), protocol=5)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
