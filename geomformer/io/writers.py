@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class RowWriter:
+class RowWriter(ABC):
     """Writes rows to one file; a context manager.
 
     On success the finished file replaces `path`. After an exception what was written stays as `PATH.partial`, flushed
@@ -90,14 +91,17 @@ class RowWriter:
             f"Writing {self.path} failed: {error.strerror or error}.", f"The rows written so far are in {self.partial}."
         )
 
+    @abstractmethod
     def _open(self) -> None:
-        raise NotImplementedError
+        """Opens `partial`."""
 
+    @abstractmethod
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        raise NotImplementedError
+        """Writes rows to `partial`, or holds them back for a while."""
 
+    @abstractmethod
     def _close(self) -> None:
-        raise NotImplementedError
+        """Writes what is held back, and closes `partial`."""
 
 
 class _TextWriter(RowWriter):
@@ -108,23 +112,14 @@ class _TextWriter(RowWriter):
             self.handle = gzip.open(self.partial, "wt", encoding="utf-8", newline="")  # noqa: SIM115
         else:
             self.handle = self.partial.open("w", encoding="utf-8", newline="")
-        self._start()
-
-    def _start(self) -> None:
-        """Writes what comes before the first row."""
-
-    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.handle.write("".join(self._text(row) for row in rows))
-
-    def _text(self, row: Mapping[str, Any]) -> str:
-        raise NotImplementedError
 
     def _close(self) -> None:
         self.handle.close()
 
 
 class CsvWriter(_TextWriter):
-    def _start(self) -> None:
+    def _open(self) -> None:
+        super()._open()
         self._rows = csv.writer(self.handle, lineterminator="\n")
         self._rows.writerow(self.columns)
 
@@ -133,15 +128,19 @@ class CsvWriter(_TextWriter):
 
 
 class JsonlWriter(_TextWriter):
-    def _text(self, row: Mapping[str, Any]) -> str:
-        values = {name: _plain(row.get(name)) for name in self.columns}
-        return json.dumps(values, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            values = {name: _plain(row.get(name)) for name in self.columns}
+            self.handle.write(json.dumps(values, ensure_ascii=False, allow_nan=False, default=str) + "\n")
 
 
 class SdfWriter(_TextWriter):
     """Writes the mol block under `MOL_KEY` and the columns as properties; rows without one as an empty molecule."""
 
-    def _text(self, row: Mapping[str, Any]) -> str:
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.handle.write("".join(self._record(row) for row in rows))
+
+    def _record(self, row: Mapping[str, Any]) -> str:
         block = row.get(MOL_KEY)
         if isinstance(block, str) and "M  END" in block and "$$$$" not in block:
             text = block[: block.index("M  END")] + "M  END\n"
