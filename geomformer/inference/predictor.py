@@ -116,7 +116,8 @@ class Predictor:
         seen = ", ".join(f"{SYMBOLS[z]} ({self.manifest.elements.get(SYMBOLS[z], 0)})" for z in unknown)
         return MoleculeError(
             "unsupported_element",
-            f"The model was trained on too few molecules with {seen}; {MIN_MOLECULES_PER_ELEMENT} are needed to trust it.",
+            f"The model was trained on too few molecules with {seen}; "
+            f"{MIN_MOLECULES_PER_ELEMENT} are needed to trust it.",
         )
 
     def row(
