@@ -2,55 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from rdkit import Chem
 
 from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES
 
-_CHIRAL_TAGS = {
-    tag: index
-    for index, tag in enumerate(
-        (
-            Chem.ChiralType.CHI_UNSPECIFIED,
-            Chem.ChiralType.CHI_TETRAHEDRAL_CW,
-            Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
-            Chem.ChiralType.CHI_TRIGONALBIPYRAMIDAL,
-            Chem.ChiralType.CHI_OCTAHEDRAL,
-            Chem.ChiralType.CHI_SQUAREPLANAR,
-        )
-    )
-}
-_HYBRIDISATIONS = {
-    kind: index
-    for index, kind in enumerate(
-        (
-            Chem.HybridizationType.SP,
-            Chem.HybridizationType.SP2,
-            Chem.HybridizationType.SP3,
-            Chem.HybridizationType.SP3D,
-            Chem.HybridizationType.SP3D2,
-        )
-    )
-}
-_BOND_TYPES = {
-    kind: index
-    for index, kind in enumerate(
-        (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
-    )
-}
-_BOND_STEREO = {
-    kind: index
-    for index, kind in enumerate(
-        (
-            Chem.BondStereo.STEREONONE,
-            Chem.BondStereo.STEREOZ,
-            Chem.BondStereo.STEREOE,
-            Chem.BondStereo.STEREOCIS,
-            Chem.BondStereo.STEREOTRANS,
-            Chem.BondStereo.STEREOANY,
-        )
-    )
-}
+
+def _indices(*values: Any) -> dict[Any, int]:
+    return {value: index for index, value in enumerate(values)}
+
+
+_CHIRAL_TAGS = _indices(
+    Chem.ChiralType.CHI_UNSPECIFIED,
+    Chem.ChiralType.CHI_TETRAHEDRAL_CW,
+    Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
+    Chem.ChiralType.CHI_TRIGONALBIPYRAMIDAL,
+    Chem.ChiralType.CHI_OCTAHEDRAL,
+    Chem.ChiralType.CHI_SQUAREPLANAR,
+)
+_HYBRIDISATIONS = _indices(
+    Chem.HybridizationType.SP,
+    Chem.HybridizationType.SP2,
+    Chem.HybridizationType.SP3,
+    Chem.HybridizationType.SP3D,
+    Chem.HybridizationType.SP3D2,
+)
+_BOND_TYPES = _indices(Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
+_BOND_STEREO = _indices(
+    Chem.BondStereo.STEREONONE,
+    Chem.BondStereo.STEREOZ,
+    Chem.BondStereo.STEREOE,
+    Chem.BondStereo.STEREOCIS,
+    Chem.BondStereo.STEREOTRANS,
+    Chem.BondStereo.STEREOANY,
+)
 _NUMBER, _CHIRAL, _DEGREE, _CHARGE, _HYDROGENS, _RADICALS, _HYBRIDISATION = range(7)
 RESONANCE_COLUMNS = (_CHARGE, _HYBRIDISATION)
 """Features that differ between equal ends of a group only because one resonance form is drawn."""

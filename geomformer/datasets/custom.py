@@ -7,7 +7,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +109,21 @@ def prepare(
     sources = _sources(raw, targets)
     survey = _survey(sources, options)
     check_labels({target.name: survey.labels.get(target.name, 0) for target in targets}, len(survey.keys))
-    description = DatasetDescription(
+    description = _description(raw, targets, fractions, options)
+    splits = None
+    if options.split_column is None:
+        names = list(fractions)
+        splits = [names[i] for i in grouped_split(survey.keys, fractions, options.seed)]
+    limit = options.limit or len(survey.keys)
+    total = sum(min(limit, count) for count in (survey.splits if splits is None else Counter(splits)).values())
+    rows = _rows(sources, targets, splits, UniqueIds(survey.ids), options)
+    return prepare_with_workers(rows, out, description, options, total=total, progress=progress)
+
+
+def _description(
+    raw: Sequence[Path], targets: Sequence[TargetColumn], fractions: Mapping[str, float], options: PrepareOptions
+) -> DatasetDescription:
+    return DatasetDescription(
         dataset="custom",
         targets={target.name: target.unit for target in targets},
         sources=[describe_file(path) for path in raw],
@@ -119,19 +133,11 @@ def prepare(
             "smiles_column": options.smiles_column,
             "id_column": options.id_column,
             "split_column": options.split_column,
-            "fractions": None if options.split_column else fractions,
+            "fractions": None if options.split_column else dict(fractions),
         },
         level_of_theory=options.level_of_theory,
         seed=options.seed,
     )
-    splits = None
-    if options.split_column is None:
-        names = list(fractions)
-        splits = [names[i] for i in grouped_split(survey.keys, fractions, options.seed)]
-    limit = options.limit or len(survey.keys)
-    total = sum(min(limit, count) for count in (survey.splits if splits is None else Counter(splits)).values())
-    rows = _rows(sources, targets, splits, UniqueIds(survey.ids), options)
-    return prepare_with_workers(rows, out, description, options, total=total, progress=progress)
 
 
 def _split_order(name: str) -> tuple[bool, str]:
