@@ -151,20 +151,8 @@ def save_artifact(
         ArtifactError: bad name, weights that are not finite or do not fit `config`, or the store cannot be written.
     """
     check_name(name)
-    fields: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "name": name,
-        "task": config.task.name,
-        "architecture": config.model.architecture,
-        "targets": tuple(targets),
-        "answer": config.task.answer or (targets[0].name if targets else None),
-        "inputs": inputs,
-        "elements": plain(elements),
-        "dataset": plain(dataset),
-        "training": plain(training),
-        "metrics": plain(metrics),
-        "software": _software(),
-    }
+    summaries = {"elements": elements, "dataset": dataset, "training": training, "metrics": metrics}
+    fields = _fields(name, config, targets, inputs) | {key: plain(value) for key, value in summaries.items()}
     sections = {LIMITS: card} if isinstance(card, str) else card
     with _temporary_folder(root) as folder:
         _write_network(folder, model, config, selftest_batch, weights_dtype)
@@ -175,6 +163,20 @@ def save_artifact(
             path = root / name / str(manifest.version)
             if _claim(folder, path):
                 return Artifact(path, manifest, config)
+
+
+def _fields(name: str, config: RunConfig, targets: Sequence[Target], inputs: Inputs) -> dict[str, Any]:
+    """The part of a manifest that says what the model is."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "task": config.task.name,
+        "architecture": config.model.architecture,
+        "targets": tuple(targets),
+        "answer": config.task.answer or (targets[0].name if targets else None),
+        "inputs": inputs,
+        "software": _software(),
+    }
 
 
 def load_artifact(reference: str | Path | None, root: Path | None = None) -> Artifact:
