@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,8 @@ class RemoteFile:
     known_hash: str
 
 
-def fetch(file: RemoteFile, folder: Path, *, progressbar: bool = False) -> Path:
-    """Downloads a file unless it is there with the right checksum, and returns its path.
+def fetch(file: RemoteFile, folder: Path) -> Path:
+    """Downloads a file unless it is there with the right checksum, and returns its path; on a terminal with a bar.
 
     Raises:
         DataError: it cannot be downloaded or has another checksum; the message says which file to put where.
@@ -37,7 +38,8 @@ def fetch(file: RemoteFile, folder: Path, *, progressbar: bool = False) -> Path:
     pooch.get_logger().setLevel(logging.WARNING)
     logger.info("fetching %s from %s", file.name, file.url)
     try:
-        return Path(pooch.retrieve(file.url, file.known_hash, fname=file.name, path=folder, progressbar=progressbar))
+        bar = sys.stderr.isatty()
+        return Path(pooch.retrieve(file.url, file.known_hash, fname=file.name, path=folder, progressbar=bar))
     except (OSError, ValueError) as error:
         raise DataError(
             f"Cannot download {file.name}: {error}.",
