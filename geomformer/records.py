@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
     from torch import Tensor
@@ -148,15 +150,23 @@ class Batch:
         # Only a copy to the GPU may be under way when this returns: one from it would be read too early.
         ahead = device is not None and str(device).startswith("cuda")
 
-        def move(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: move(tensor) for name, tensor in value.items()}
-            if value is None:
-                return None
-            floating = dtype is not None and value.is_floating_point()
-            return value.to(device=device, dtype=dtype if floating else None, non_blocking=ahead)
+        def move(tensor: Tensor) -> Tensor:
+            kind = dtype if dtype is not None and tensor.is_floating_point() else None
+            return tensor.to(device=device, dtype=kind, non_blocking=ahead)
 
-        return Batch(**{item.name: move(getattr(self, item.name)) for item in fields(self)})
+        return self._mapped(move)
+
+    def pin_memory(self) -> Batch:
+        """Copies all tensors to memory that a GPU can fetch by itself; a `DataLoader` calls this by name."""
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def apply(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: change(tensor) for name, tensor in value.items()}
+            return None if value is None else change(value)
+
+        return Batch(**{item.name: apply(getattr(self, item.name)) for item in fields(self)})
 
     @property
     def num_systems(self) -> int:
