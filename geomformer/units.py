@@ -7,7 +7,6 @@ from __future__ import annotations
 
 HARTREE_IN_EV = 27.211386245988
 KCAL_PER_MOL_IN_EV = 0.0433641153087705
-BOHR_IN_ANGSTROM = 0.529177210903
 
 EV_PER = {
     "ev": 1.0,
