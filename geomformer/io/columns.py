@@ -45,17 +45,22 @@ class TargetColumn:
         """Returns a cell as a number in the stored unit, NaN where it is empty.
 
         Raises:
-            DataError: the cell is not numeric.
+            DataError: the cell is not numeric, or infinite.
         """
         if text is None or (isinstance(text, str) and not text.strip()):
             return math.nan
         try:
-            return float(text) * self.factor
+            value = float(text) * self.factor
         except (TypeError, ValueError):
-            raise DataError(
-                f"Expected a number in column '{self.column}', found '{text}' (not numeric) in record {row} of {path}.",
-                "Leave the cell empty where there is no label.",
-            ) from None
+            problem = "not numeric"
+        else:
+            if not math.isinf(value):
+                return value
+            problem = "not finite"
+        raise DataError(
+            f"Expected a number in column '{self.column}', found '{text}' ({problem}) in record {row} of {path}.",
+            "Leave the cell empty where there is no label.",
+        )
 
 
 def target_columns(columns: Sequence[str]) -> list[TargetColumn]:

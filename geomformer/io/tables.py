@@ -57,10 +57,14 @@ def _open_csv(path: Path) -> tuple[list[str], str, Iterator[str]]:
     if line is None:
         raise DataError(f"Expected a header line in {path}, found none.")
     columns, delimiter = _header(line)
+    _check_distinct(columns, path)
+    return columns, delimiter, stream
+
+
+def _check_distinct(columns: Sequence[str], path: Path) -> None:
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"Expected distinct column names in {path}, found '{twice}' more than once.")
-    return columns, delimiter, stream
 
 
 def csv_columns(path: Path) -> list[str]:
@@ -116,6 +120,8 @@ def _open_parquet(path: Path) -> tuple[pq.ParquetFile, list[str]]:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"Expected a Parquet file at {path}, found something else: {error}.") from error
+    columns = [field.name for field in file.schema_arrow]
+    _check_distinct(columns, path)
     return file, [field.name for field in file.schema_arrow if _scalar(field.type)]
 
 
@@ -130,7 +136,7 @@ def read_parquet(path: Path, query: Query) -> Iterator[RawMolecule]:
 
     Raises:
         ConfigError: a column is missing.
-        DataError: the file is not Parquet or damaged, or a label is not numeric.
+        DataError: the file is not Parquet or damaged, a name stands for two columns, or a label is not numeric.
     """
     file, columns = _open_parquet(path)
     with file:

@@ -104,6 +104,10 @@ def test_csv_errors_name_what_was_found(tmp_path: Path) -> None:
     bad = write(tmp_path / "b.csv", "smiles,gap_ev\nC,1\nCC,high\n")
     with pytest.raises(DataError, match=r"found 'high' \(not numeric\) in record 1 of .*b.csv"):
         list(read_molecules(bad, targets=["gap_ev"]))
+    for text in ("inf", "-Infinity", "1e999"):
+        endless = write(tmp_path / "c.csv", f"smiles,gap_ev\nC,{text}\n")
+        with pytest.raises(DataError, match=rf"found '{text}' \(not finite\) in record 0 of .*c.csv"):
+            list(read_molecules(endless, targets=["gap_ev"]))
     with pytest.raises(ConfigError, match="one column for target 'gap'"):
         read_molecules(bad, targets=["gap_ev", "gap_hartree"])
 
@@ -122,6 +126,13 @@ def test_parquet(tmp_path: Path) -> None:
     first, second = read_molecules(path, targets=["gap_ev"])
     assert (first.id, first.text, first.targets) == ("7", "C", {"gap": 1.0})
     assert second.problem is not None and math.isnan(second.targets["gap"])
+
+
+def test_parquet_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["C"]), pa.array(["CC"])], names=["smiles", "smiles"]), path)
+    with pytest.raises(DataError, match="'smiles' more than once"):
+        input_columns(path)
 
 
 @pytest.mark.parametrize(
