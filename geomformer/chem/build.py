@@ -11,7 +11,15 @@ from rdkit import Chem
 from geomformer.chem.alignment import best_permutation
 from geomformer.chem.conformers import Conformers, generate, source_number
 from geomformer.chem.features import atom_features, bond_features
-from geomformer.chem.molecules import CanonicalMolecule, canonicalise, has_geometry, read_molecule, with_hydrogens
+from geomformer.chem.molecules import (
+    MAX_COORDINATE,
+    CanonicalMolecule,
+    canonicalise,
+    has_geometry,
+    read_molecule,
+    sound,
+    with_hydrogens,
+)
 from geomformer.chem.reference import reference_matches
 from geomformer.chem.symmetry import automorphisms
 from geomformer.errors import ConfigError, MoleculeError
@@ -81,10 +89,11 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
     """
     source = read_molecule(raw)
     if options.geometry == "input" and not (raw.kind == "mol" and has_geometry(source)):
-        found = "a drawing without a third dimension" if raw.kind == "mol" else "a SMILES"
-        raise MoleculeError("no_geometry", f"A mol block with 3D coordinates is needed, found {found}.")
+        raise MoleculeError("no_geometry", f"A mol block with 3D coordinates is needed, found {_instead(raw, source)}.")
+    # Before it is rewritten too: that takes a stack as deep as the molecule is long, and RDKit crashes without one.
+    _check_size(sum(atom.GetAtomicNum() > 1 for atom in source.GetAtoms()), options, "heavy atoms")
     canonical = canonicalise(source)
-    _check_size(canonical, options)
+    _check_canonical_size(canonical, options)
     full = with_hydrogens(canonical)
     kept = full if options.hydrogens else canonical.mol
     conformers = _conformers(source, canonical, full, kept, options)
@@ -105,12 +114,24 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
     return record
 
 
-def _check_size(canonical: CanonicalMolecule, options: ChemistryOptions) -> None:
+def _instead(raw: RawMolecule, source: Chem.Mol) -> str:
+    """What a row holds that has no geometry."""
+    if raw.kind != "mol":
+        return "a SMILES"
+    if source.GetNumConformers() and not sound(source.GetConformer().GetPositions()):
+        return f"coordinates that are no numbers or beyond {MAX_COORDINATE:g} Angstrom"
+    return "a drawing without a third dimension"
+
+
+def _check_canonical_size(canonical: CanonicalMolecule, options: ChemistryOptions) -> None:
     size = canonical.mol.GetNumAtoms()
     if options.hydrogens:
         size += sum(atom.GetTotalNumHs() for atom in canonical.mol.GetAtoms())
+    _check_size(size, options, "atoms" if options.hydrogens else "heavy atoms")
+
+
+def _check_size(size: int, options: ChemistryOptions, kind: str) -> None:
     if size > options.max_atoms:
-        kind = "atoms" if options.hydrogens else "heavy atoms"
         raise MoleculeError("too_large", f"The molecule has {size} {kind}; the limit is {options.max_atoms}.")
 
 

@@ -15,6 +15,8 @@ from geomformer.errors import MoleculeError
 from geomformer.records import RawMolecule
 
 MAX_CANONICAL_PASSES = 4
+MAX_COORDINATE = 1e4
+"""Coordinates further out (Angstrom) are damage; the largest crystal and protein structures stay below."""
 FLAT_SPREAD = 1e-3
 """A mol block whose z coordinates span less than this (Angstrom) is a drawing, unless it says that it is 3D."""
 
@@ -134,7 +136,7 @@ def has_geometry(mol: Chem.Mol) -> bool:
     if mol.GetNumConformers() == 0:
         return False
     positions = mol.GetConformer().GetPositions()
-    if not np.isfinite(positions).all():
+    if len(positions) == 0 or not sound(positions):
         return False
     if len(positions) == 1:
         return True
@@ -143,6 +145,11 @@ def has_geometry(mol: Chem.Mol) -> bool:
         return True
     # A planar molecule may lie in the xy plane and still be 3D: then only the block's own dimension code tells.
     return bool(mol.GetConformer().Is3D() and spread.max() > FLAT_SPREAD)
+
+
+def sound(positions: np.ndarray) -> bool:
+    """Whether coordinates (N, 3) can be those of a molecule: numbers, none beyond `MAX_COORDINATE`."""
+    return bool((np.abs(positions) <= MAX_COORDINATE).all())
 
 
 def canonicalise(mol: Chem.Mol) -> CanonicalMolecule:

@@ -205,3 +205,37 @@ def test_unexpected_errors_become_values(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_chemistry_never_imports_torch() -> None:
     code = "import sys, geomformer.chem.build, geomformer.executors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_block_without_atoms_is_no_molecule() -> None:
+    for geometry in ("generate", "input"):
+        found = build(raw(Chem.MolToMolBlock(Chem.Mol()), "mol"), ChemistryOptions(geometry=geometry))  # type: ignore[arg-type]
+        assert isinstance(found, MoleculeError) and (found.status, found.message) == (
+            "unparsable",
+            "The structure has no atoms.",
+        )
+
+
+def test_a_chain_too_long_for_rdkit_to_write_is_refused_before() -> None:
+    # RDKit's SMILES writer overflows the stack at some 20,000 atoms, so this runs in a process of its own.
+    code = (
+        "from geomformer.chem.build import ChemistryOptions, build\n"
+        "from geomformer.records import RawMolecule\n"
+        "print(build(RawMolecule(0, 'm', 'C' * 30_000), ChemistryOptions()).status)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout.strip()) == (0, "too_large")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e30", "-20000"])
+def test_coordinates_that_cannot_be_are_no_geometry(value: str) -> None:
+    rows = block_3d("CCO", v3000=True).split("\n")
+    first = next(i for i, row in enumerate(rows) if "BEGIN ATOM" in row) + 1
+    words = rows[first].split()
+    rows[first] = " ".join(["M  V30", *words[2:4], value, *words[5:]])
+    text = "\n".join(rows)
+    with pytest.raises(MoleculeError, match="beyond 10000 Angstrom") as refused:
+        build_record(raw(text, "mol"), ChemistryOptions(geometry="input"))
+    assert refused.value.status == "no_geometry"
+    # Only the graph is read here, and as a label the geometry is left out.
+    assert build_record(raw(text, "mol", reference_block=text), TWO).target_positions is None
