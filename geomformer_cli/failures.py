@@ -30,7 +30,6 @@ BROKEN_PIPE = 141
 _OUT_OF_MEMORY = (
     "Use fewer --workers or --conformers, smaller batches (train: --set data.batch_atoms=1024), or --device cpu."
 )
-_MISPLACED = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _UNEXPECTED = 1
 
 
@@ -87,7 +86,7 @@ def expected(error: BaseException, kept: str = "") -> GeomformerError | None:
         return DataError(f"The disk is full{where}.", f"Free some space and run the command again. {kept}".strip())
     if _out_of_memory(error):
         return ResourceError(f"Memory ran out: {_first_line(error) or 'an allocation failed'}.", _OUT_OF_MEMORY)
-    if isinstance(error, _MISPLACED) and error.filename:
+    if isinstance(error, OSError) and error.filename and error.strerror:
         return DataError(f"{error.filename}: {error.strerror}.", "Check the path and its permissions.")
     return None
 

@@ -64,6 +64,7 @@ def test_errors_for_users(fail: Any, tmp_path: Path, error: GeomformerError, cod
         (OSError(errno.ENOSPC, "No space left on device", "b.csv"), 3, "disk is full while writing b.csv"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.sdf"), 3, "a.sdf"),
         (PermissionError(errno.EACCES, "Permission denied", "b.csv"), 3, "Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system", "runs"), 3, "runs: Read-only file system"),
     ],
 )
 def test_failures_that_can_be_foreseen(fail: Any, tmp_path: Path, error: Any, code: int, said: str) -> None:
