@@ -23,12 +23,14 @@ Progress = Callable[[int, "int | None"], None]
 
 def data_root(given: Path | None = None) -> Path:
     """Root of raw and prepared data: the argument, else $GEOMFORMER_DATA, else ./data."""
-    return given or Path(os.environ.get("GEOMFORMER_DATA", "data"))
+    return given or Path(os.environ.get("GEOMFORMER_DATA") or "data")
 
 
 def models_root(given: Path | None = None) -> Path:
     """Store of trained models: the argument, else $GEOMFORMER_MODELS, else ./models."""
-    return given or Path(os.environ.get("GEOMFORMER_MODELS", "models"))
+    from geomformer.artifacts.locate import default_root
+
+    return given or default_root()
 
 
 def prepare(
@@ -136,18 +138,14 @@ def load_model(
     Raises:
         ArtifactError: no such model, it is damaged, or it does not read such geometries.
     """
-    import torch
-
     from geomformer.artifacts.store import load_artifact
+    from geomformer.devices import resolve_device
     from geomformer.inference.averaging import InferenceSettings
     from geomformer.inference.predictor import Predictor, chemistry_for
     from geomformer.tasks import build_task
     from geomformer.tasks.base import Scaling
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this machine has no usable CUDA device.", "Use --device cpu.")
+    device = resolve_device(device)
     artifact = load_artifact(reference, models_root(models))
     manifest = artifact.manifest
     scaling = {target.name: Scaling(target.mean, target.scale) for target in manifest.targets}

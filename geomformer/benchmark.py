@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from geomformer.config.load import load_config
 from geomformer.config.run import RunConfig
-from geomformer.errors import ConfigError
+from geomformer.devices import resolve_device
 from geomformer.models import build_model
 from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch
 
@@ -50,10 +50,7 @@ def benchmark_model(
     Raises:
         ConfigError: no such preset, or this machine has no such device.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: this machine has no usable CUDA device.", "Use --device cpu.")
+    device = resolve_device(device)
     return [
         benchmark_preset(preset, *CASES.get(preset, DEFAULT_CASE), device=device, dtype=dtype, repeats=repeats)
         for preset in presets or CASES

@@ -21,3 +21,20 @@ EV_PER = {
 def unit_of(column: str) -> str | None:
     """Returns the energy unit that a column name ends with (`gap_hartree` -> `hartree`), or None."""
     return next((unit for unit in EV_PER if column.lower().endswith("_" + unit)), None)
+
+
+_PRINTED = {
+    "ev": "eV",
+    "ev2": "eV^2",
+    "mev": "meV",
+    "percent": "%",
+    "kcal_mol": "kcal/mol",
+    "kcal_mol_angstrom": "kcal/mol/Angstrom",
+    "ev_angstrom": "eV/Angstrom",
+    "angstrom": "Angstrom",
+}
+
+
+def unit_label(unit: str) -> str:
+    """A unit as it is printed: `ev` -> eV."""
+    return _PRINTED.get(unit, unit)

@@ -24,16 +24,6 @@ PLAIN_STEPS = 10
 PLAIN_SECONDS = 30.0
 PLAIN_PAUSE = 1.0
 _WIDE = 200
-_UNITS = {
-    "ev": "eV",
-    "ev2": "eV^2",
-    "mev": "meV",
-    "percent": "%",
-    "kcal_mol": "kcal/mol",
-    "kcal_mol_angstrom": "kcal/mol/Angstrom",
-    "ev_angstrom": "eV/Angstrom",
-    "angstrom": "Angstrom",
-}
 _CHATTY = ("lightning_fabric", "lightning.fabric", "torch", "matplotlib", "pooch", "fsspec")
 
 
@@ -154,11 +144,6 @@ def result_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbe
     with console.capture() as captured:
         console.print(table)
     result("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
-
-
-def unit_label(unit: str) -> str:
-    """A unit as it is printed: `ev` -> eV."""
-    return _UNITS.get(unit, unit)
 
 
 def duration(seconds: float | None) -> str:

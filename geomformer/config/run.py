@@ -47,8 +47,8 @@ class DataConfig(Section):
     dataset: str = Field("pcqm4mv2", description="name or folder of a prepared dataset")
     train_split: str = "train"
     valid_split: str = "valid"
-    batch_size: int = Field(256, ge=1, description="molecules per step, at most")
-    batch_atoms: int = Field(8192, ge=1, description="padded atoms per step, at most")
+    batch_size: int = Field(256, ge=1, description="molecules per step over all devices, at most")
+    batch_atoms: int = Field(8192, ge=1, description="padded atoms per step and device, at most")
     valid_conformers: int = Field(8, ge=1, description="conformers averaged in validation, at most")
     workers: int = Field(0, ge=0, description="processes that load batches; 0 loads in the training process")
 

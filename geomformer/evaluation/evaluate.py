@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
 from geomformer.tasks.base import has_reference
+from geomformer.units import unit_label
 
 METRICS = ("mae", "rmse", "mse")
 SINGLE = "mae_single_conformer"
@@ -155,21 +157,17 @@ def metrics(predictor: Predictor, target: str, result: SplitResult) -> dict[str,
 
 def write_split(predictor: Predictor, out: Path, split: str, results: dict[str, SplitResult]) -> None:
     """Predictions as CSV, parity and error plots as PNG."""
-    out.mkdir(parents=True, exist_ok=True)
     for target, result in results.items():
         unit = predictor.manifest.target(target).unit
         stem = f"{split}_{target}"
-        with (out / f"{stem}.csv").open("w", newline="", encoding="utf8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", f"{target}_{unit}", f"pred_{target}_{unit}", f"spread_{target}_{unit}"])
-            writer.writerows(zip(result.ids, result.label, result.prediction, result.spread, strict=True))
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(["id", f"{target}_{unit}", f"pred_{target}_{unit}", f"spread_{target}_{unit}"])
+        writer.writerows(zip(result.ids, result.label, result.prediction, result.spread, strict=True))
+        write_atomic(out / f"{stem}.csv", table.getvalue())
         label = f"{target.replace('_', ' ')}, {split}"
         parity_plot(out / f"{stem}_parity.png", result.prediction, result.label, label, unit_label(unit))
         error_plot(out / f"{stem}_error.png", result.prediction - result.label, label, unit_label(unit))
-
-
-def unit_label(unit: str) -> str:
-    return {"ev": "eV", "mev": "meV"}.get(unit, unit.replace("_", "/"))
 
 
 def average(splits: Iterable[dict[str, float]]) -> dict[str, float]:

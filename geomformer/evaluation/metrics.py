@@ -62,39 +62,6 @@ def metric_key(target: str, metric: str, unit: str) -> str:
     return f"{target}_{metric}_{unit}{'2' if metric == 'mse' else ''}"
 
 
-def group_mean(values: Any, index: Any, n: int) -> np.ndarray:
-    """Averages rows that belong together, such as the conformers of a molecule.
-
-    Args:
-        values: (M,) or (M, T).
-        index: (M,) group of every row, from 0 to n - 1, in any order.
-        n: number of groups.
-
-    Returns:
-        (n,) or (n, T) float64; NaN for groups without rows.
-    """
-    array, group = as_array(values), _groups(index, n)
-    total = np.zeros((n, *array.shape[1:]))
-    np.add.at(total, group, array)
-    count = np.bincount(group, minlength=n).astype(np.float64).reshape(n, *[1] * (array.ndim - 1))
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-
-
-def group_median(values: Any, index: Any, n: int) -> np.ndarray:
-    """As `group_mean`, with the median: one odd conformer does not move it."""
-    array, group = as_array(values), _groups(index, n)
-    if array.ndim > 1:
-        return np.stack([group_median(column, group, n) for column in array.T], -1)
-    ordered = array[np.lexsort((array, group))]
-    count = np.bincount(group, minlength=n)
-    start = np.cumsum(count) - count
-    median = np.full(n, np.nan)
-    some = count > 0
-    low, high = start + (count - 1) // 2, start + count // 2
-    median[some] = 0.5 * (ordered[low[some]] + ordered[high[some]])
-    return median
-
-
 def bootstrap_interval(errors: Any, seed: int, resamples: int = 1000) -> tuple[float, float]:
     """95 % interval of the mean absolute error by the percentile bootstrap.
 
@@ -121,10 +88,3 @@ def as_array(values: Any) -> np.ndarray:
     if hasattr(values, "detach"):
         values = values.detach().double().cpu().numpy()
     return np.asarray(values, dtype=np.float64)
-
-
-def _groups(index: Any, n: int) -> np.ndarray:
-    group = as_array(index).astype(np.int64)
-    if group.size and (group.min() < 0 or group.max() >= n):
-        raise ValueError(f"groups run from 0 to {n - 1}, found {group.min()} to {group.max()}")
-    return group

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 
 from geomformer.evaluation.metrics import as_array
+from geomformer.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -179,11 +178,5 @@ def _write(figure: Figure, path: Path) -> Path:
 
     buffer = BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{uuid4().hex}")
-    try:
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)  # noqa: PTH105 - named for what it promises: atomic, over an older picture
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, buffer.getvalue())
     return path

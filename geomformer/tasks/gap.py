@@ -34,6 +34,12 @@ class GapTask:
         self.mean = torch.tensor([scaling[target].mean for target in config.targets])
         self.scale = torch.tensor([scaling[target].scale for target in config.targets])
 
+    def scaling_like(self, scalars: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale where the scalars are; they move once, since a copy to a GPU would make every step wait."""
+        if self.mean.device != scalars.device or self.mean.dtype != scalars.dtype:
+            self.mean, self.scale = self.mean.to(scalars), self.scale.to(scalars)
+        return self.mean, self.scale
+
     def training_sample(self, record: Record, index: int, rng: np.random.Generator) -> Sample:
         conformer = record.positions[rng.integers(record.num_conformers)]
         reference = record.target_positions
@@ -64,7 +70,8 @@ class GapTask:
     def predictions(self, output: ModelOutput) -> dict[str, Tensor]:
         if output.scalars is None:
             raise ValueError("the gap task needs a model with scalar targets (model.num_scalars)")
-        values = output.scalars * self.scale.to(output.scalars) + self.mean.to(output.scalars)
+        mean, scale = self.scaling_like(output.scalars)
+        values = output.scalars * scale + mean
         return dict(zip(self.targets, values.unbind(-1), strict=True))
 
     def losses(self, output: ModelOutput, batch: Batch, progress: float) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ class Trainer:
         self.average = WeightAverage(model, config.train.ema_decay)
         self.sampler = AtomBudgetSampler(
             train.num_atoms,
-            batch_size=config.data.batch_size,
+            batch_size=max(1, config.data.batch_size // fabric.world_size),
             max_atoms=config.data.batch_atoms,
             seed=config.train.seed,
             shuffle=True,
@@ -147,7 +147,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(losses["total"] / count)
         if self.config.optim.clip_norm is not None:
-            norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.optim.clip_norm)
+            norm = self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=self.config.optim.clip_norm, error_if_nonfinite=False
+            )
             self.add("gradient_norm", norm.detach(), 1.0)
         self.optimizer.step()
         self.average.update(self.position.step)
@@ -214,9 +216,15 @@ class Trainer:
         self.report({"step": step, "max_steps": self.max_steps, **values})
 
     def validate(self, step: int) -> bool:
-        """Validates the averaged weights; returns whether they are the best so far."""
-        with self.average.applied():
-            values = self.validation_values(self.raw_model)
+        """Validates the averaged weights; returns whether they are the best so far.
+
+        The first rank does it for all, so that all agree on what is best.
+        """
+        values: dict[str, float] = {}
+        if self.fabric.is_global_zero:
+            with self.average.applied():
+                values = self.validation_values(self.raw_model)
+        values = self.fabric.broadcast(values)
         self.write("metrics.jsonl", step, {f"valid/{name}": value for name, value in values.items()})
         answer = self.config.task.answer or self.task.targets[0]
         score = values.get(metric_key(answer, "mae", self.units[answer]), next(iter(values.values())))
@@ -252,13 +260,19 @@ class Trainer:
             features=self.features,
             workers=0,
         )
-        start = time.perf_counter()
-        with torch.random.fork_rng([self.fabric.device] if self.fabric.device.type == "cuda" else []):
-            batch = next(iter(batches)).to(self.fabric.device)
-            losses = self.task.losses(self.model(batch), batch, 0.0)
-            self.fabric.backward(losses["total"])
+        cuda = self.fabric.device.type == "cuda"
+        batch = next(iter(batches)).to(self.fabric.device)
+        seconds = 0.0
+        with torch.random.fork_rng([self.fabric.device] if cuda else []):
+            for _ in range(2):  # the first one warms up
+                start = time.perf_counter()
+                losses = self.task.losses(self.model(batch), batch, 0.0)
+                self.fabric.backward(losses["total"])
+                if cuda:
+                    torch.cuda.synchronize(self.fabric.device)
+                seconds = time.perf_counter() - start
         self.optimizer.zero_grad(set_to_none=True)
-        return (time.perf_counter() - start) * (self.max_steps - self.position.step)
+        return seconds * (self.max_steps - self.position.step)
 
     def inference_settings(self) -> InferenceSettings:
         data = self.config.data

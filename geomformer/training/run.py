@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from geomformer.artifacts.locate import check_name
 from geomformer.artifacts.store import Artifact, load_artifact
 from geomformer.config.run import RunConfig
+from geomformer.devices import resolve_device
 from geomformer.errors import ArtifactError, ConfigError, DataError, nearest
 from geomformer.models import build_model
 from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
@@ -127,15 +129,20 @@ def launched_fabric(config: RunConfig, device: str, devices: int, num_nodes: int
     Raises:
         ConfigError: this machine has no such device, or not so many.
     """
-    accelerator = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
-    if accelerator.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this machine has no usable CUDA device.", "Use --device cpu.")
+    accelerator, _, number = resolve_device(device).partition(":")
     precision = config.train.precision
     if precision == "auto":
-        bf16 = accelerator.startswith("cuda") and torch.cuda.is_bf16_supported()
+        bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
         precision = "bf16-mixed" if bf16 else "32-true"
     try:
-        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=[int(number)] if number else devices,
+            num_nodes=num_nodes,
+            precision=precision,
+            # A batch without a reference geometry gives the vector head no gradient.
+            strategy=DDPStrategy(find_unused_parameters=True) if devices * num_nodes > 1 else "auto",
+        )
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(f"{devices} x --device {device} cannot be used here: {error}") from error
     fabric.launch()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
-from geomformer.artifacts.manifest import ATOMIC_NUMBERS, Inputs, Target
+from geomformer.artifacts.manifest import Inputs, Target
 from geomformer.artifacts.store import Artifact, save_artifact
 from geomformer.config.run import RunConfig
+from geomformer.elements import SYMBOLS
 from geomformer.prepared.collate import collate
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.records import Batch
@@ -35,7 +36,6 @@ def save(
     manifest = dataset.manifest
     level = manifest.get("level_of_theory")
     chemistry = manifest.get("options", {}).get("chemistry", {})
-    symbols = {number: symbol for symbol, number in ATOMIC_NUMBERS.items()}
     counts = manifest["training_molecules_per_element"]
     return save_artifact(
         models,
@@ -58,7 +58,7 @@ def save(
             features=config.model.reads_graph,
             periodic=False,
         ),
-        elements={symbols[int(number)]: count for number, count in counts.items() if int(number) in symbols},
+        elements={SYMBOLS[int(number)]: count for number, count in counts.items() if int(number) in SYMBOLS},
         dataset={"name": manifest["dataset"], "fingerprint": dataset.fingerprint, "rows": dataset.splits},
         training={"steps": trainer.position.step, "seed": config.train.seed, "parameters": model.num_parameters},
         metrics={"valid": dict(metrics)},

@@ -11,8 +11,6 @@ from geomformer_cli import console
 from geomformer_cli.failures import guarded
 from geomformer_cli.options import MACHINE, MODEL, Device, Json
 
-PRESETS = ("gap-small", "gap-paper")
-
 app = typer.Typer(help="Measure how fast models run on this machine.", no_args_is_help=True)
 
 
@@ -32,11 +30,11 @@ def model(
     preset: Annotated[
         list[str] | None,
         typer.Option(
-            help="Preset to measure; may be repeated.", show_default=", ".join(PRESETS), rich_help_panel=MODEL
+            help="Preset to measure; may be repeated.", show_default="small and paper sizes", rich_help_panel=MODEL
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Measurements; the best one counts.", rich_help_panel=MACHINE)
+        int, typer.Option(min=1, help="Rounds of measurement; the median counts.", rich_help_panel=MACHINE)
     ] = 5,
     device: Device = "auto",
     dtype: Annotated[Precision, typer.Option(help="Number format.", rich_help_panel=MACHINE)] = Precision.FLOAT32,
@@ -49,9 +47,8 @@ def model(
     """
     from geomformer.benchmark import benchmark_model
 
-    names = preset or list(PRESETS)
-    with console.waiting(f"Measuring {', '.join(names)}"):
-        lines = benchmark_model(names, device=device, dtype=dtype.value, repeats=repeats)
+    with console.waiting(f"Measuring {', '.join(preset or ['small and paper sizes'])}"):
+        lines = benchmark_model(preset or (), device=device, dtype=dtype.value, repeats=repeats)
     if json:
         console.result_json(lines)
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geomformer.units import unit_label
 from geomformer_cli import console
 from geomformer_cli.options import INPUT, MODEL, OUTPUT, DataRoot, Device, Json, Limit, ModelName
 
@@ -126,7 +127,7 @@ def describe(key: str) -> tuple[str, str]:
     name, unit = f"{'_'.join(parts[:position])} {_METRICS[parts[position]]}", "_".join(parts[position + 1 :])
     if unit.startswith(_SINGLE):
         name, unit = f"{name}, first conformer alone", unit.removeprefix(_SINGLE).removeprefix("_")
-    return name, console.unit_label(unit)
+    return name, unit_label(unit)
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geomformer.units import unit_label
 from geomformer_cli import console
 from geomformer_cli.failures import guarded
 from geomformer_cli.options import OUTPUT, Json
@@ -56,7 +57,7 @@ def list_models(json: Json = False) -> None:
 
 def _line(summary: ArtifactSummary) -> dict[str, Any]:
     manifest = summary.manifest
-    targets = [f"{item.name} ({console.unit_label(item.unit)})" for item in manifest.targets] if manifest else []
+    targets = [f"{item.name} ({unit_label(item.unit)})" for item in manifest.targets] if manifest else []
     return {
         "model": summary.reference,
         "source": summary.source,

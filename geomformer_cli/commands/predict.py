@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from geomformer.units import unit_label
 from geomformer_cli import console
 from geomformer_cli.options import (
     CHEMISTRY,
@@ -116,7 +117,7 @@ def predict(
 def _summarise(summary: PredictSummary) -> None:
     ok = summary.statuses.get("ok", 0)
     failing = {name: count for name, count in summary.statuses.items() if name != "ok" and count}
-    unit = console.unit_label(summary.unit)
+    unit = unit_label(summary.unit)
     console.message(f"{summary.target} in {unit} by {summary.model}: {ok} of {summary.rows} rows ok")
     if failing:
         console.fields([(name, str(count)) for name, count in sorted(failing.items(), key=lambda item: -item[1])])

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 LEVELS = (
     ("errors",),
-    ("nn", "records", "units", "elements", "config", "executors", "files"),
+    ("nn", "records", "units", "elements", "config", "devices", "executors", "files"),
     ("tasks", "models", "prepared", "io", "chem"),
     ("training", "inference", "evaluation", "artifacts", "datasets"),
     ("api", "benchmark", "integrations"),

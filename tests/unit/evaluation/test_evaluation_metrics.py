@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geomformer.errors import ArtifactError, DataError
-from geomformer.evaluation.metrics import TargetMetrics, bootstrap_interval, group_mean, group_median, metric_key
+from geomformer.evaluation.metrics import TargetMetrics, bootstrap_interval, metric_key
 
 
 def test_metrics_over_several_updates_equal_those_of_the_whole() -> None:
@@ -59,28 +59,6 @@ def test_numbers_that_are_not_finite_are_errors() -> None:
 )
 def test_metric_keys(arguments: tuple[str, str, str], key: str) -> None:
     assert metric_key(*arguments) == key
-
-
-@pytest.mark.parametrize("shape", [(50,), (50, 3)])
-def test_groups_agree_with_a_loop(shape: tuple[int, ...]) -> None:
-    random = np.random.default_rng(1)
-    values, index = random.normal(size=shape), random.integers(0, 12, 50)
-    index[index == 5] = 6
-    mean, median = group_mean(torch.tensor(values), torch.tensor(index), 13), group_median(values, index, 13)
-    for group in range(13):
-        rows = values[index == group]
-        if len(rows):
-            np.testing.assert_allclose(mean[group], rows.mean(0), rtol=1e-13)
-            np.testing.assert_allclose(median[group], np.median(rows, 0), rtol=1e-13)
-        else:
-            assert np.isnan(mean[group]).all()
-            assert np.isnan(median[group]).all()
-
-
-def test_groups_outside_the_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="from 0 to 1, found 0 to 2"):
-        group_mean([1.0, 2.0], [0, 2], 2)
-    assert group_mean([], [], 2).shape == (2,)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
