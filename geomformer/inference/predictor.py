@@ -17,7 +17,7 @@ from torch import nn
 from geomformer.artifacts.manifest import ATOMIC_NUMBERS, MIN_MOLECULES_PER_ELEMENT, Manifest
 from geomformer.chem.blocks import mol_block
 from geomformer.chem.build import ChemistryOptions, build
-from geomformer.errors import ArtifactError, MoleculeError
+from geomformer.errors import ArtifactError, ConfigError, MoleculeError
 from geomformer.executors import Executor, Failure, LocalExecutor
 from geomformer.inference.averaging import ConformerPredictions, InferenceSettings, predict_records
 from geomformer.io.readers import input_columns, read_molecules
@@ -147,21 +147,37 @@ class Predictor:
         return passed | row
 
 
-def read_all(sources: Sequence[Path], smiles_column: str | None, id_column: str | None) -> Iterator[RawMolecule]:
-    """Reads files one after another; `index` runs on."""
+def read_all(
+    sources: Sequence[Path], smiles_column: str | None, id_column: str | None, names: Mapping[str, str]
+) -> Iterator[RawMolecule]:
+    """Reads files one after another; `index` runs on, columns get their names of the output.
+
+    With several files a column `file` is added in front.
+    """
     index = 0
     for source in sources:
+        origin = {FILE_COLUMN: source.name} if len(sources) > 1 else {}
         for raw in read_molecules(source, smiles_column=smiles_column, id_column=id_column):
             raw.index, index = index, index + 1
-            raw.columns = named(raw.columns, source, sources)
+            raw.columns = origin | {names.get(name, name): cell for name, cell in raw.columns.items()}
             yield raw
 
 
-def named(columns: Mapping[str, Any], source: Path, sources: Sequence[Path]) -> dict[str, Any]:
-    """Adds a column `file` in front where there are several."""
-    if len(sources) == 1:
-        return dict(columns)
-    return {FILE_COLUMN: source.name} | {input_name(name, {FILE_COLUMN: str}): cell for name, cell in columns.items()}
+def output_names(columns: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
+    """Names of the input's columns in the output, all different.
+
+    A column keeps its name; where `taken` has it, it is `input_NAME`, and where the input has that as well,
+    `input_input_NAME`.
+    """
+    used = {*taken, *columns}
+    names = {}
+    for name in columns:
+        names[name] = name
+        if name in taken:
+            while names[name] in used:
+                names[name] = f"input_{names[name]}"
+            used.add(names[name])
+    return names
 
 
 def input_name(name: str, taken: Mapping[str, type]) -> str:
@@ -194,15 +210,18 @@ def predict_file(
 
     Raises:
         DataError: the file is missing, empty or unreadable; the output cannot be written.
+        ConfigError: the output is one of the input files.
     """
     manifest = predictor.manifest
     summary = PredictSummary(out, manifest.reference, predictor.target, manifest.target(predictor.target).unit)
-    headers = (named(dict.fromkeys(input_columns(source)), source, sources) for source in sources)
-    passed = dict.fromkeys(name for header in headers for name in header)
-    extra = {input_name(name, predictor.columns): str for name in passed}
+    check_output(sources, out)
+    origin = [FILE_COLUMN] if len(sources) > 1 else []
+    passed = list(dict.fromkeys(name for source in sources for name in input_columns(source)))
+    names = output_names(passed, [*predictor.columns, *origin])
+    extra = dict.fromkeys([*origin, *names.values()], str)
 
     def molecules() -> Iterator[RawMolecule]:
-        return itertools.islice(read_all(sources, smiles_column, id_column), limit)
+        return itertools.islice(read_all(sources, smiles_column, id_column, names), limit)
 
     # Reading costs a thousandth of what conformers do: worth a total for the progress bar.
     total = sum(1 for _ in molecules()) if progress is not None else None
@@ -217,6 +236,18 @@ def predict_file(
             if progress is not None:
                 progress(summary.rows, total)
     return summary
+
+
+def check_output(sources: Sequence[Path], out: Path) -> None:
+    """Refuses to replace an input by the output.
+
+    Raises:
+        ConfigError: they are the same file.
+    """
+    if out.exists() and any(source.exists() and source.samefile(out) for source in sources):
+        raise ConfigError(
+            f"Expected an output file other than the input, found {out} as both.", "Choose another --out."
+        )
 
 
 def chemistry_for(manifest: Manifest, conformers: int, geometry: str) -> ChemistryOptions:

@@ -194,6 +194,25 @@ def test_colliding_columns_are_renamed_and_all_are_kept(models: Path, tmp_path: 
     assert (input_name("status", {"status": str}), input_name("price", {"status": str})) == ("input_status", "price")
 
 
+def test_a_column_that_has_the_name_of_a_renamed_one_is_kept_too(models: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("smiles,status,input_status,input_index\nCCO,a,b,c\n")
+    (row,) = predict(models, source, tmp_path / "out.csv")
+    assert (row["status"], row["input_status"], row["input_input_status"], row["input_index"]) == ("ok", "b", "a", "c")
+    (again,) = predict(models, tmp_path / "out.csv", tmp_path / "again.csv")
+    assert again["input_input_status"] == "a" and again["input_index"] == "c" and again["input_input_index"] == "0"
+
+
+def test_the_input_is_not_replaced_by_the_output(models: Path, tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", SMILES[:1])
+    before = source.read_bytes()
+    (tmp_path / "link.csv").hardlink_to(source)
+    for out in (source, tmp_path / "link.csv"):
+        with pytest.raises(ConfigError, match="other than the input"):
+            predict(models, source, out)
+    assert source.read_bytes() == before
+
+
 def sdf(*records: str) -> str:
     return "".join(f"{record}$$$$\n" for record in records)
 
