@@ -69,7 +69,7 @@ def test_accuracy_on_a_hundred_validation_molecules(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))[::51]
     source, out = tmp_path / "sample.csv", tmp_path / "gaps.csv"
     with source.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["idx", "smiles", "gap_ev"])
+        writer = csv.DictWriter(file, ["idx", "split", "smiles", "gap_ev"])
         writer.writeheader()
         writer.writerows(rows)
     api.predict(source, out, conformers=1, workers=1)
