@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from geomformer.errors import DataError
 
 
 def file_sha256(path: Path) -> str:
@@ -43,3 +46,17 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes sure now that a result can be written later.
+
+    Raises:
+        DataError: the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(f"Cannot write to {folder}: {error.strerror or error}.", "Choose another folder.") from error

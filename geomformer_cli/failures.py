@@ -7,11 +7,14 @@ import errno
 import functools
 import os
 import platform
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import ParamSpec, TypeVar
 
 import typer
@@ -44,7 +47,8 @@ def guarded(kept: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(command)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                return command(*args, **kwargs)
+                with _terminated_as_interrupted():
+                    return command(*args, **kwargs)
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
             except console.ReaderGone:
@@ -56,6 +60,23 @@ def guarded(kept: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return run
 
     return decorate
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command the way Ctrl-C does: what it has is kept and said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def report(error: BaseException, kept: str = "") -> int:

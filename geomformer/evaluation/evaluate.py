@@ -16,7 +16,7 @@ from geomformer.artifacts.manifest import Manifest
 from geomformer.errors import ArtifactError, DataError
 from geomformer.evaluation.metrics import TargetMetrics, metric_key
 from geomformer.evaluation.plots import error_plot, parity_plot
-from geomformer.files import write_atomic
+from geomformer.files import check_writable, write_atomic
 from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
@@ -73,6 +73,8 @@ def evaluate_dataset(
         ArtifactError: the dataset is not what the model was trained to read.
     """
     check_inputs(predictor.manifest, dataset)
+    if out is not None:
+        check_writable(out)
     names = list(splits) or default_splits(predictor, dataset)
     counts = {name: min(limit or rows, rows) for name, rows in dataset.splits.items()}
     total, done = sum(counts.get(name, 0) for name in names), 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -95,7 +97,16 @@ def predict_chunk(
         end = start + len(group)
         results.append(ConformerPredictions(group[0].index, {name: v[start:end] for name, v in values.items()}))
         start = end
+    return_freed_memory()
     return results
+
+
+def return_freed_memory() -> None:
+    """Gives freed heap back to the system where the C library can: batches of ever new shapes fragment it otherwise,
+    and memory would creep up with the number of molecules.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def inference_batches(samples: Sequence[Sample], max_atoms: int, *, features: bool) -> Iterator[Batch]:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from geomformer.artifacts.manifest import ATOMIC_NUMBERS, MIN_MOLECULES_PER_ELEMENT, Manifest
+from geomformer.artifacts.manifest import MIN_MOLECULES_PER_ELEMENT, Manifest
 from geomformer.chem.blocks import mol_block
 from geomformer.chem.build import ChemistryOptions, build
+from geomformer.elements import SYMBOLS
 from geomformer.errors import ArtifactError, ConfigError, MoleculeError
 from geomformer.executors import Executor, Failure, LocalExecutor
 from geomformer.inference.averaging import ConformerPredictions, InferenceSettings, predict_records
@@ -32,8 +33,6 @@ CHUNK_ROWS = 512
 
 FILE_COLUMN = "file"
 """Where a record comes from, when there are several files."""
-
-SYMBOLS = {number: symbol for symbol, number in ATOMIC_NUMBERS.items()}
 
 Progress = Callable[[int, int | None], None]
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,14 +47,32 @@ class RowWriter(ABC):
         self.path = path
         self.columns = dict(columns)
         self.partial = path.with_name(path.name + ".partial")
+        self._lock: BinaryIO | None = None
 
     def __enter__(self) -> RowWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked()
             self._open()
         except OSError as error:
             raise DataError(f"Cannot write {self.path}: {error.strerror or error}.") from error
         return self
+
+    def _locked(self) -> BinaryIO | None:
+        """Keeps a second process from writing the same file at the same time, where the system has file locks."""
+        try:
+            import fcntl
+        except ImportError:
+            return None
+        file = self.partial.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise DataError(
+                f"Another process is writing {self.path} now.", "Wait for it, or name another file."
+            ) from error
+        return file
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes rows; keys that are no columns are ignored, missing ones are empty.
@@ -72,13 +90,16 @@ class RowWriter(ABC):
     ) -> None:
         try:
             self._close()
+            if error is None:
+                self.partial.replace(self.path)
+                return
         except OSError as failure:
             if error is None:
                 raise self._failure(failure) from failure
             logger.warning("could not flush %s: %s", self.partial, failure)
-        if error is None:
-            self.partial.replace(self.path)
-            return
+        finally:
+            if self._lock is not None:
+                self._lock.close()
         kept = f"The rows written so far are in {self.partial}."
         if not isinstance(error, GeomformerError):
             error.add_note(kept)

@@ -19,6 +19,7 @@ from geomformer.artifacts.store import Artifact, load_artifact
 from geomformer.config.run import RunConfig
 from geomformer.devices import resolve_device
 from geomformer.errors import ArtifactError, ConfigError, DataError, nearest
+from geomformer.files import check_writable
 from geomformer.models import build_model
 from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
 from geomformer.tasks import build_task
@@ -81,7 +82,10 @@ def train(
     """
     name = name or f"{config.task.name}-{config.model.architecture}"
     check_name(name)
+    check_writable(models)
     folder = RunFolder(out, resume)
+    if (finished := folder.result()) is not None:
+        return TrainResult(finished["reference"], Path(finished["path"]), folder.path, finished["metrics"])
     statistics, units = target_statistics(dataset, config.task.targets)
     scaling = scalings(statistics, config.task.targets)
     task = build_task(config.task, scaling)
@@ -110,6 +114,7 @@ def train(
             artifact = save(model, config, dataset, scaling, units, trainer, metrics, models, name)
             saved = artifact.reference, artifact.path
             folder.note(f"saved {artifact.reference} in {artifact.path}")
+            folder.finish({"reference": artifact.reference, "path": str(artifact.path), "metrics": metrics})
         reference, path = fabric.broadcast(saved)
     return TrainResult(reference, path, folder.path, metrics)
 

@@ -63,6 +63,15 @@ class RunFolder:
     def facts(self) -> dict[str, Any]:
         return json.loads((self.path / "manifest.json").read_text())
 
+    def finish(self, result: dict[str, Any]) -> None:
+        """Notes the model the run ended with."""
+        write_atomic(self.path / "result.json", json.dumps(result, indent=2))
+
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run ended with; None while it is not finished. Resuming it saves no second model."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text(encoding="utf8")) if path.exists() else None
+
     def config(self) -> RunConfig:
         """The configuration the run was started with."""
         path = self.path / "config.yaml"

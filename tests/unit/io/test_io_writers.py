@@ -105,3 +105,15 @@ def test_unusable_outputs(tmp_path: Path) -> None:
     (tmp_path / "b.csv").mkdir()
     with pytest.raises(ConfigError, match="folder"):
         open_writer(tmp_path / "b.csv", COLUMNS)
+
+
+def test_a_second_writer_of_the_same_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    with open_writer(path, ["a"]) as writer:
+        with pytest.raises(DataError, match="Another process"), open_writer(path, ["a"]):
+            pass
+        writer.write([{"a": "1"}])
+    assert path.read_text().split() == ["a", "1"]
+    with open_writer(path, ["a"]) as writer:
+        writer.write([{"a": "2"}])
+    assert path.read_text().split() == ["a", "2"]

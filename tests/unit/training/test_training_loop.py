@@ -366,3 +366,17 @@ def test_tensorboard_gets_the_same_numbers(fit: Train) -> None:
     result = fit(toy_config(train={"max_steps": 4, "trackers": ["tensorboard"]}))
     assert list((result.run / "tensorboard").glob("events.*"))
     assert lines(result) == lines(fit(toy_config(train={"max_steps": 4}), out="plain"))
+
+
+def test_a_finished_run_is_not_saved_twice(fit: Train, tmp_path: Path) -> None:
+    first = fit()
+    again = fit(resume=True)
+    assert (again.reference, again.path, again.metrics) == (first.reference, first.path, first.metrics)
+    assert len(list((tmp_path / "models" / "toy").iterdir())) == 1
+
+
+def test_an_unwritable_store_is_found_before_the_first_step(fit: Train, tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("not a folder")
+    with pytest.raises(DataError, match="Cannot write to"):
+        fit()
+    assert not (tmp_path / "run").exists()
