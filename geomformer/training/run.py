@@ -84,8 +84,6 @@ def train(
     check_name(name)
     check_writable(models)
     folder = RunFolder(out, resume)
-    if (finished := folder.result()) is not None:
-        return TrainResult(finished["reference"], Path(finished["path"]), folder.path, finished["metrics"])
     statistics, units = target_statistics(dataset, config.task.targets)
     scaling = scalings(statistics, config.task.targets)
     task = build_task(config.task, scaling)
@@ -100,6 +98,8 @@ def train(
     if fabric.is_global_zero:
         prepare_folder(folder, config, dataset, start, resume)
     fabric.barrier()
+    if (finished := folder.result()) is not None and finished["name"] == name:
+        return TrainResult(finished["reference"], Path(finished["path"]), folder.path, finished["metrics"])
     with folder.logging():
         if resume:
             restore(trainer, folder)
@@ -114,7 +114,9 @@ def train(
             artifact = save(model, config, dataset, scaling, units, trainer, metrics, models, name)
             saved = artifact.reference, artifact.path
             folder.note(f"saved {artifact.reference} in {artifact.path}")
-            folder.finish({"reference": artifact.reference, "path": str(artifact.path), "metrics": metrics})
+            folder.finish(
+                {"name": name, "reference": artifact.reference, "path": str(artifact.path), "metrics": metrics}
+            )
         reference, path = fabric.broadcast(saved)
     return TrainResult(reference, path, folder.path, metrics)
 

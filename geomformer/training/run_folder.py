@@ -28,7 +28,8 @@ KEPT_CHECKPOINTS = 2
 
 
 class RunFolder:
-    """`manifest.json`, `config.yaml`, `log.txt`, `metrics.jsonl` (no wall-clock), `timing.jsonl`, `checkpoints/`.
+    """`manifest.json`, `config.yaml`, `log.txt`, `metrics.jsonl` (no wall-clock), `timing.jsonl`, `checkpoints/`, and
+    `result.json` at the end.
 
     Args:
         path: the folder.

@@ -69,7 +69,15 @@ def test_a_run_writes_what_the_contract_names(fit: Train, tmp_path: Path) -> Non
     result = fit(report=seen.append)
     assert (result.reference, result.path) == ("toy@1", tmp_path / "models" / "toy" / "1")
     names = {path.name for path in result.run.iterdir()}
-    assert names == {"manifest.json", "config.yaml", "log.txt", "metrics.jsonl", "timing.jsonl", "checkpoints"}
+    assert names == {
+        "manifest.json",
+        "config.yaml",
+        "log.txt",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "result.json",
+        "checkpoints",
+    }
     kept = sorted(path.name for path in (result.run / "checkpoints").iterdir())
     assert kept[0] == "best.pt" and len(kept) == 3 and kept[-1] == "step-00000017.pt"
     found = lines(result)
@@ -208,7 +216,7 @@ def test_a_stop_between_log_lines_with_workers_resumes_exactly(fit: Train) -> No
     assert weights(resumed) == weights(whole)
 
 
-def test_resuming_a_finished_run_saves_its_model_again(fit: Train) -> None:
+def test_resuming_a_finished_run_under_another_name_saves_its_model_again(fit: Train) -> None:
     first = fit()
     before = (first.run / "metrics.jsonl").read_bytes()
     again = fit(resume=True, name="again")
