@@ -9,7 +9,7 @@ from geomformer.errors import ArtifactError
 from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
-    "gap-geomformer@1": "295ab838368d0f3fc79978edff6e2e7a32fe566639640a92a275db5e32c3ac02",
+    "gap-geomformer@1": "53377cac7d3009f2255fb5a8fcff27582d6353d49a6100cec5f46dc5dbcb4c65",
 }
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 
