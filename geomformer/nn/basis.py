@@ -76,13 +76,12 @@ class PairAffine(nn.Module):
         self.gamma = nn.Parameter(torch.full(shape, 0.5 if factorised else 1.0))
         self.beta = nn.Parameter(torch.zeros(shape))
 
-    def forward(self, d_BNN: Tensor, types_BN: Tensor) -> Tensor:
-        row, column = types_BN[:, :, None], types_BN[:, None, :]
+    def forward(self, d: Tensor, row_types: Tensor, column_types: Tensor) -> Tensor:
+        """Distances of any shape, and the types of both atoms, of the same shape or broadcast to it."""
         if self.factorised:
-            gamma_BN, beta_BN = self.gamma[types_BN], self.beta[types_BN]
-            gamma_BNN = gamma_BN[:, :, None] + gamma_BN[:, None, :]
-            return torch.addcmul(beta_BN[:, :, None] + beta_BN[:, None, :], gamma_BNN, d_BNN)
-        return torch.addcmul(self.beta[row, column], self.gamma[row, column], d_BNN)
+            gamma = self.gamma[row_types] + self.gamma[column_types]
+            return torch.addcmul(self.beta[row_types] + self.beta[column_types], gamma, d)
+        return torch.addcmul(self.beta[row_types, column_types], self.gamma[row_types, column_types], d)
 
 
 def cosine_cutoff(d: Tensor, cutoff: float) -> Tensor:

@@ -83,7 +83,7 @@ class NeighbourInput(nn.Module):
         d_BNN = safe_norm(r_BNN3)
         weight_BNN = cosine_cutoff(d_BNN, self.cutoff) * mask_BN[:, None, :] * mask_BN[:, :, None]
         u_BNN3 = direction(r_BNN3, DIRECTION_EPS) * weight_BNN[..., None]
-        psi_BNNK = self.kernels(self.affine(d_BNN, types_BN))
+        psi_BNNK = self.kernels(self.affine(d_BNN, types_BN[:, :, None], types_BN[:, None, :]))
         return self.linear(torch.matmul(u_BNN3.mT, psi_BNNK))
 
 
@@ -139,13 +139,32 @@ class StructuralEncoding(nn.Module):
         self, d_BNN: Tensor, types_BN: Tensor, bond_BNN: Tensor | None = None, path_BNN: Tensor | None = None
     ) -> Tensor:
         """Returns (B, H or 1, N, N), padding not yet masked."""
-        b_BNNK = self.kernels(self.affine(d_BNN, types_BN))
-        bias_BNNH = self.w2(nn.functional.gelu(self.w1(b_BNNK)))
+        symmetric = self.affine.factorised
+        bias_BNNH = (
+            self.of_half(d_BNN, types_BN)
+            if symmetric
+            else self.of_pairs(d_BNN, types_BN[:, :, None], types_BN[:, None, :])
+        )
         if self.bond is not None and bond_BNN is not None:
             bias_BNNH = bias_BNNH + self.bond(bond_BNN)
         if self.path is not None and path_BNN is not None:
             bias_BNNH = bias_BNNH + self.path(path_BNN)
         return bias_BNNH.permute(0, 3, 1, 2).contiguous()
+
+    def of_pairs(self, d: Tensor, row_types: Tensor, column_types: Tensor) -> Tensor:
+        """GELU(b W_1) W_2, (...) -> (..., H)."""
+        b_K = self.kernels(self.affine(d, row_types, column_types))
+        return self.w2(nn.functional.gelu(self.w1(b_K)))
+
+    def of_half(self, d_BNN: Tensor, types_BN: Tensor) -> Tensor:
+        """The same where ij and ji are alike: each pair is computed once and put in both places."""
+        n = d_BNN.shape[1]
+        row_P, column_P = torch.triu_indices(n, n, device=d_BNN.device)
+        d_BP = d_BNN.flatten(1).index_select(1, row_P * n + column_P)
+        bias_BPH = self.of_pairs(d_BP, types_BN[:, row_P], types_BN[:, column_P])
+        place_NN = torch.empty(n, n, dtype=torch.long, device=d_BNN.device)
+        place_NN[row_P, column_P] = place_NN[column_P, row_P] = torch.arange(len(row_P), device=d_BNN.device)
+        return bias_BPH.index_select(1, place_NN.flatten()).unflatten(1, (n, n))
 
 
 def mask_keys(bias_BHNN: Tensor | None, mask_BN: Tensor, dtype: torch.dtype) -> Tensor:

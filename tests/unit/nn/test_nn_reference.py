@@ -81,14 +81,15 @@ def test_affines() -> None:
     d = torch.rand(1, 3, 3).double()
     for factorised in (True, False):
         affine = PairAffine(3, factorised).double()
-        assert torch.allclose(affine(d, types), d), "the affine starts as the identity"
+        both = types[:, :, None], types[:, None, :]
+        assert torch.allclose(affine(d, *both), d), "the affine starts as the identity"
         for parameter in affine.parameters():
             parameter.data += torch.randn_like(parameter)
         rows = [
             torch.stack([plain.pair_distance(affine, d[0, i, j], a, b) for j, b in enumerate((0, 2, 1))])
             for i, a in enumerate((0, 2, 1))
         ]
-        assert torch.allclose(affine(d, types)[0], torch.stack(rows), atol=1e-12)
+        assert torch.allclose(affine(d, *both)[0], torch.stack(rows), atol=1e-12)
     atoms = AtomAffine(3).double()
     atoms.gamma.data += torch.tensor([0.1, 0.2, 0.3]).double()
     assert torch.allclose(atoms(d[:, 0], types), d[:, 0] * torch.tensor([1.1, 1.3, 1.2]).double(), atol=1e-6)
