@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from geomformer.nn.ops import lookup
+
 MIN_WIDTH = 0.01
 """Angstrom. Widths are drawn near zero by the paper's U(0, 3) start: an unclamped kernel would be a spike."""
 
@@ -57,7 +59,7 @@ class AtomAffine(nn.Module):
         self.beta = nn.Parameter(torch.zeros(num_types))
 
     def forward(self, d_BN: Tensor, types_BN: Tensor) -> Tensor:
-        return self.gamma[types_BN] * d_BN + self.beta[types_BN]
+        return lookup(self.gamma, types_BN) * d_BN + lookup(self.beta, types_BN)
 
 
 class PairAffine(nn.Module):
@@ -79,9 +81,11 @@ class PairAffine(nn.Module):
     def forward(self, d: Tensor, row_types: Tensor, column_types: Tensor) -> Tensor:
         """Distances of any shape, and the types of both atoms, of the same shape or broadcast to it."""
         if self.factorised:
-            gamma = self.gamma[row_types] + self.gamma[column_types]
-            return torch.addcmul(self.beta[row_types] + self.beta[column_types], gamma, d)
-        return torch.addcmul(self.beta[row_types, column_types], self.gamma[row_types, column_types], d)
+            gamma, beta = (lookup(table, row_types) + lookup(table, column_types) for table in (self.gamma, self.beta))
+        else:
+            pair_types = row_types * len(self.gamma) + column_types
+            gamma, beta = (lookup(table.flatten(), pair_types) for table in (self.gamma, self.beta))
+        return torch.addcmul(beta, gamma, d)
 
 
 def cosine_cutoff(d: Tensor, cutoff: float) -> Tensor:

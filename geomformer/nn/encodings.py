@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geomformer.nn.basis import AtomAffine, GaussianBasis, PairAffine, cosine_cutoff
-from geomformer.nn.ops import direction, safe_norm
+from geomformer.nn.ops import direction, lookup, safe_norm
 
 DIRECTION_EPS = 0.1
 """Angstrom. An atom this close to the origin of its direction has a short direction, so that moving it by a
@@ -100,7 +100,7 @@ class BondEncoding(nn.Module):
         table = self.tables[0]
         for other in list(self.tables)[1:]:
             table = (table[:, None, :] + other[None, :, :]).flatten(0, 1)
-        return torch.cat([self.none, table])[bond_BNN]
+        return lookup(torch.cat([self.none, table]), bond_BNN)
 
 
 class StructuralEncoding(nn.Module):

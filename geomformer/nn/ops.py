@@ -22,6 +22,16 @@ def direction(x: Tensor, eps: float) -> Tensor:
     return x * (x.square().sum(-1, keepdim=True) + eps * eps).rsqrt()
 
 
+def lookup(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] along the first axis, with a gradient that adds up in the same order in every run.
+
+    The gradient of plain indexing is summed by competing threads on a CPU, which differs in the last bits each time.
+    """
+    if table.dim() == 1:
+        return F.embedding(index, table[:, None]).squeeze(-1)
+    return F.embedding(index, table)
+
+
 def attend(q_BHNC: Tensor, k_BHMC: Tensor, v_BHMC: Tensor, bias_BHNM: Tensor, dropout: float = 0.0) -> Tensor:
     """softmax(q k^T / sqrt(C) + bias) v, for all four attentions.
 

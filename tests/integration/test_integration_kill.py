@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from checks.molecules import toy_config, toy_splits, write_dataset
 
 from geomformer.config.load import to_yaml
@@ -74,7 +75,8 @@ def whole(root: Path) -> TrainResult:
 
 def child(folder: Path, root: Path, where: str) -> subprocess.CompletedProcess[str]:
     """Trains in a session of its own; `root` holds config.yaml and the data."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    threads = str(torch.get_num_threads())  # sums are split among threads: another number rounds otherwise
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
     words = [sys.executable, "-c", CHILD, str(folder), str(root), where]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, start_new_session=True)
 
