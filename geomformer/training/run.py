@@ -23,7 +23,7 @@ from geomformer.files import check_writable
 from geomformer.models import build_model
 from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
 from geomformer.tasks import build_task
-from geomformer.tasks.base import has_reference, scalings
+from geomformer.tasks.base import Scaling, has_reference, scalings
 from geomformer.training.loop import Report, Trainer
 from geomformer.training.run_folder import RunFolder
 from geomformer.training.saving import save
@@ -107,17 +107,23 @@ def train(
         origin = f", weights from {start}" if start else ""
         folder.note(f"from step {trainer.position.step} to {trainer.max_steps} on {fabric.device}{origin}")
         trainer.fit()
-        model.load_state_dict(folder.load_best()["average"], strict=True)
-        metrics = trainer.validation_values(model)
-        saved = "", Path()
-        if fabric.is_global_zero:
-            artifact = save(model, config, dataset, scaling, units, trainer, metrics, models, name)
-            saved = artifact.reference, artifact.path
-            folder.note(f"saved {artifact.reference} in {artifact.path}")
-            folder.finish(
-                {"name": name, "reference": artifact.reference, "path": str(artifact.path), "metrics": metrics}
-            )
-        reference, path = fabric.broadcast(saved)
+        return finish(trainer, dataset, scaling, models, name)
+
+
+def finish(
+    trainer: Trainer, dataset: PreparedDataset, scaling: Mapping[str, Scaling], models: Path, name: str
+) -> TrainResult:
+    """Saves the best checkpoint as a model; the first rank does, all learn where."""
+    fabric, folder, model = trainer.fabric, trainer.folder, trainer.raw_model
+    model.load_state_dict(folder.load_best()["average"], strict=True)
+    metrics = trainer.validation_values(model)
+    saved = "", Path()
+    if fabric.is_global_zero:
+        artifact = save(model, trainer.config, dataset, scaling, trainer.units, trainer, metrics, models, name)
+        saved = artifact.reference, artifact.path
+        folder.note(f"saved {artifact.reference} in {artifact.path}")
+        folder.finish({"name": name, "reference": artifact.reference, "path": str(artifact.path), "metrics": metrics})
+    reference, path = fabric.broadcast(saved)
     return TrainResult(reference, path, folder.path, metrics)
 
 
