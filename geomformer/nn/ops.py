@@ -91,11 +91,11 @@ def inverse_sqrt_3x3(a: Tensor, steps: int) -> Tensor:
     minors = 0.5 * (1.0 - a.square().sum((-2, -1)))
     third = (a[..., 0, :] * torch.linalg.cross(a[..., 1, :], a[..., 2, :], dim=-1)).sum(-1).sqrt()
     first = (1.0 + 2.0 * (minors + 2.0 * 3.0**0.5 * third).sqrt()).sqrt()
-    constant, third_8 = 1.0 - 4.0 * minors, 8.0 * third
-    for _ in range(steps):
-        square = first.square()
-        value = torch.addcmul(constant, first, first * (square - 2.0) - third_8)
-        first = first - value / (4.0 * first * (square - 1.0) - third_8)
+    constant, linear, quarter = 1.0 - 4.0 * minors, 8.0 * third, 2.0 * third
+    for _ in range(steps):  # at these sizes the number of operations is the cost
+        cube = first.square() * first
+        value = torch.addcmul(constant, first, torch.sub(cube, first, alpha=2) - linear)
+        first = torch.addcdiv(first, value, cube - first - quarter, value=-0.25)
     second = 0.5 * (first.square() - 1.0)
     denominator = first * second - third
     p2 = first / (denominator * third)
