@@ -19,7 +19,8 @@ from geomformer.evaluation.plots import error_plot, parity_plot
 from geomformer.files import check_writable, write_atomic
 from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor
-from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
+from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.split import PreparedSplit
 from geomformer.tasks.base import has_reference
 from geomformer.units import unit_label
 

@@ -1,148 +1,17 @@
-"""Random access to a prepared dataset through a memory-mapped file."""
+"""A prepared dataset on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from geomformer.errors import DataError, nearest
 from geomformer.prepared.cache import build_cache
-from geomformer.prepared.schema import FORMAT_VERSION, LIST_COLUMNS, SHAPES, target_units
+from geomformer.prepared.schema import FORMAT_VERSION
+from geomformer.prepared.split import PreparedSplit
 from geomformer.prepared.storage import BUILDING, MANIFEST
-from geomformer.records import Record
-
-_FIELDS = [name for name in LIST_COLUMNS if name not in ("positions", "conformer_source")]
-
-
-class _ListColumn:
-    """A list column of one Arrow batch as numpy views: flat values and offsets."""
-
-    def __init__(self, array: pa.ListArray, name: str) -> None:
-        self.offsets = array.offsets.to_numpy()
-        self.values = array.values.to_numpy()
-        if LIST_COLUMNS[name][1] is np.bool_:
-            self.values = self.values.view(np.bool_)
-        self.valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None
-        self.shape = SHAPES.get(name)
-
-    def row(self, i: int, num_atoms: int) -> np.ndarray | None:
-        if self.valid is not None and not self.valid[i]:
-            return None
-        values = self.values[self.offsets[i] : self.offsets[i + 1]]
-        return values if self.shape is None else values.reshape(self.shape(num_atoms))
-
-
-class _Block:
-    """One Arrow batch of the mapped file. Nothing is copied; no Python object is kept per row."""
-
-    def __init__(self, batch: pa.RecordBatch, targets: list[str]) -> None:
-        self._batch = batch
-        self.num_rows = batch.num_rows
-        present = set(batch.schema.names)
-        lists = {name: batch.column(name) for name in LIST_COLUMNS if name in present}
-        self.positions = _ListColumn(lists["positions"], "positions")
-        self.source = _ListColumn(lists["conformer_source"], "conformer_source")
-        self.others = {
-            name: _ListColumn(lists[name], name)
-            for name in _FIELDS
-            if name in lists and lists[name].null_count < batch.num_rows
-        }
-        self.ids, self.smiles = batch.column("id"), batch.column("smiles")
-        self.conformers = batch.column("num_conformers").to_numpy()
-        self.targets = {name: batch.column(name).to_numpy() for name in targets}
-
-    @cached_property
-    def num_atoms(self) -> np.ndarray:
-        return np.diff(self.positions.offsets) // (3 * self.conformers.astype(np.int32))
-
-    def record(self, i: int) -> Record:
-        source = self.source.values[self.source.offsets[i] : self.source.offsets[i + 1]]
-        positions = self.positions.values[self.positions.offsets[i] : self.positions.offsets[i + 1]]
-        positions = positions.reshape(len(source), -1, 3)
-        num_atoms = positions.shape[1]
-        return Record(
-            id=self.ids[i].as_py(),
-            smiles=self.smiles[i].as_py(),
-            positions=positions,
-            conformer_source=source,
-            targets={name: float(values[i]) for name, values in self.targets.items()},
-            **{name: column.row(i, num_atoms) for name, column in self.others.items()},
-        )
-
-
-class PreparedSplit:
-    """One split of a prepared dataset: a sequence of records, read through a memory map.
-
-    Arrays of a record are read-only views of the file: copy what you change. Picklable: another process maps the file
-    again, and the operating system shares its pages.
-    """
-
-    def __init__(self, path: Path, name: str) -> None:
-        """Maps an Arrow file made by `cache.build_cache`.
-
-        Raises:
-            DataError: the file is damaged.
-        """
-        self.path, self.name = path, name
-        try:
-            self._map = pa.memory_map(str(path))
-            reader = pa.ipc.open_file(self._map)
-            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"The training cache {path} is damaged: {error}.", "Delete it and try again.") from error
-        self.units = target_units(reader.schema)
-        self._blocks = [_Block(batch, list(self.units)) for batch in batches]
-        self._starts = np.cumsum([0, *(block.num_rows for block in self._blocks)])
-
-    def __reduce__(self) -> tuple[type[PreparedSplit], tuple[Path, str]]:
-        return type(self), (self.path, self.name)
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, row: int) -> Record:
-        if row < 0:
-            row += len(self)
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        block = 0 if len(self._blocks) == 1 else int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._blocks[block].record(row - int(self._starts[block]))
-
-    def __iter__(self) -> Iterator[Record]:
-        return (self[row] for row in range(len(self)))
-
-    @cached_property
-    def num_atoms(self) -> np.ndarray:
-        """Atoms (or particles) of every row. (R,) int32."""
-        return np.concatenate([block.num_atoms for block in self._blocks] or [np.zeros(0)]).astype(np.int32)
-
-    @property
-    def target_names(self) -> list[str]:
-        return list(self.units)
-
-    def target(self, name: str) -> np.ndarray:
-        """Returns the labels of a target, NaN where there is none. (R,) float64.
-
-        Raises:
-            DataError: there is no such target.
-        """
-        if name not in self.units:
-            raise DataError(
-                f"Expected a target '{name}', found {', '.join(self.units) or 'none'}.{nearest(name, self.units)}"
-            )
-        return np.concatenate([block.targets[name] for block in self._blocks] or [np.zeros(0)])
-
-    @property
-    def ids(self) -> list[str]:
-        """Identifiers of all rows, as new Python strings."""
-        return [name for block in self._blocks for name in block.ids.to_pylist()]
 
 
 class PreparedDataset:

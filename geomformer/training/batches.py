@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from geomformer.prepared.collate import collate
-from geomformer.prepared.dataset import PreparedSplit
 from geomformer.prepared.sampler import AtomBudgetSampler
+from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch
 from geomformer.tasks.base import Task
 from geomformer.training.signals import interrupts_blocked

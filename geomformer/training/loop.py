@@ -17,8 +17,8 @@ from geomformer.config.run import RunConfig
 from geomformer.errors import GeomformerError, Interrupted
 from geomformer.evaluation.metrics import metric_key
 from geomformer.inference.averaging import InferenceSettings
-from geomformer.prepared.dataset import PreparedSplit
 from geomformer.prepared.sampler import AtomBudgetSampler
+from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch
 from geomformer.tasks.base import Task
 from geomformer.training.batches import training_batches

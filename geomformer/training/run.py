@@ -21,7 +21,8 @@ from geomformer.devices import resolve_device
 from geomformer.errors import ArtifactError, ConfigError, DataError, nearest
 from geomformer.files import check_writable
 from geomformer.models import build_model
-from geomformer.prepared.dataset import PreparedDataset, PreparedSplit
+from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.split import PreparedSplit
 from geomformer.tasks import build_task
 from geomformer.tasks.base import Scaling, has_reference, scalings
 from geomformer.training.loop import Report, Trainer

@@ -7,7 +7,7 @@ from torch import nn
 
 from geomformer.errors import DataError
 from geomformer.inference.averaging import InferenceSettings, predict_records
-from geomformer.prepared.dataset import PreparedSplit
+from geomformer.prepared.split import PreparedSplit
 from geomformer.tasks.base import Task
 
 
