@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -79,13 +79,19 @@ class PreparedSplit:
     again, and the operating system shares its pages.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, rows: Path | None = None) -> None:
         """Maps an Arrow file made by `cache.build_cache`.
 
+        Args:
+            path: the Arrow file.
+            name: of the split.
+            rows: a `.npy` file with the rows of the Arrow file that belong to the split, in its order (integers, one
+                dimension); None: all of them. A path and no array, so that processes share its pages too.
+
         Raises:
-            DataError: the file is damaged.
+            DataError: a file is damaged, or the rows do not fit the Arrow file.
         """
-        self.path, self.name = path, name
+        self.path, self.name, self.rows_path = path, name, rows
         try:
             self._map = pa.memory_map(str(path))
             reader = pa.ipc.open_file(self._map)
@@ -95,18 +101,21 @@ class PreparedSplit:
         self.units = target_units(reader.schema)
         self._blocks = [_Block(batch, list(self.units)) for batch in batches]
         self._starts = np.cumsum([0, *(block.num_rows for block in self._blocks)])
+        self._rows = None if rows is None else _read_rows(rows, int(self._starts[-1]))
 
-    def __reduce__(self) -> tuple[type[PreparedSplit], tuple[Path, str]]:
-        return type(self), (self.path, self.name)
+    def __reduce__(self) -> tuple[type[PreparedSplit], tuple[Path, str, Path | None]]:
+        return type(self), (self.path, self.name, self.rows_path)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._starts[-1]) if self._rows is None else len(self._rows)
 
     def __getitem__(self, row: int) -> Record:
         if row < 0:
             row += len(self)
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
+        if self._rows is not None:
+            row = int(self._rows[row])
         block = 0 if len(self._blocks) == 1 else int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._blocks[block].record(row - int(self._starts[block]))
 
@@ -116,7 +125,12 @@ class PreparedSplit:
     @cached_property
     def num_atoms(self) -> np.ndarray:
         """Atoms (or particles) of every row. (R,) int32."""
-        return np.concatenate([block.num_atoms for block in self._blocks] or [np.zeros(0)]).astype(np.int32)
+        return self._chosen([block.num_atoms for block in self._blocks]).astype(np.int32)
+
+    def _chosen(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """One value per row of the split, from the values of all rows of the blocks."""
+        values = np.concatenate([*parts, np.zeros(0, parts[0].dtype if parts else np.float64)])
+        return values if self._rows is None else values[self._rows]
 
     @property
     def target_names(self) -> list[str]:
@@ -132,9 +146,28 @@ class PreparedSplit:
             raise DataError(
                 f"Expected a target '{name}', found {', '.join(self.units) or 'none'}.{nearest(name, self.units)}"
             )
-        return np.concatenate([block.targets[name] for block in self._blocks] or [np.zeros(0)])
+        return self._chosen([block.targets[name] for block in self._blocks])
 
     @property
     def ids(self) -> list[str]:
         """Identifiers of all rows, as new Python strings."""
-        return [name for block in self._blocks for name in block.ids.to_pylist()]
+        names = pa.chunked_array([block.ids for block in self._blocks], pa.string())
+        return (names if self._rows is None else names.take(pa.array(self._rows))).to_pylist()
+
+
+def _read_rows(path: Path, num_rows: int) -> np.ndarray:
+    """Maps a file of row numbers. (R,) integers"""
+    try:
+        rows = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"Cannot read the rows of a split in {path}: {error}.", "Prepare the dataset again.") from error
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise DataError(
+            f"Expected row numbers in {path}, found {rows.dtype} of shape {rows.shape}.", "Prepare the dataset again."
+        )
+    if len(rows) and (rows.min() < 0 or rows.max() >= num_rows):
+        raise DataError(
+            f"Expected row numbers from 0 to {num_rows - 1} in {path}, found {rows.min()} to {rows.max()}.",
+            "Prepare the dataset again.",
+        )
+    return rows
