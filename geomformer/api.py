@@ -47,7 +47,8 @@ def prepare(
     Args:
         dataset: a name of `geomformer.datasets.DATASETS`.
         raw: raw files; where the dataset has a default place and an official download, it may be empty.
-        out: folder of the prepared dataset; ROOT/prepared/DATASET by default.
+        out: folder of the prepared dataset; ROOT/prepared/DATASET by default, and ROOT/prepared/nbody-isotropic for
+            its variant.
         root: root of all data.
         options: see `PrepareOptions`.
         progress: called with the rows done and their number, where known.
@@ -56,11 +57,19 @@ def prepare(
         ConfigError: unknown dataset or option.
         DataError: the files are missing or not what they should be.
     """
-    from geomformer.datasets import load_dataset
+    from geomformer.datasets import check_options, load_dataset
 
+    check_options(dataset, options)
     root = data_root(root)
-    target = out or root / "prepared" / dataset
+    target = out or root / "prepared" / (f"{dataset}-isotropic" if options.isotropic_clip else dataset)
     return load_dataset(dataset)(raw=raw, out=target, data_root=root, options=options, progress=progress)
+
+
+def unfinished(prepared: Path) -> bool:
+    """Whether shards of a dataset, or of one of the datasets in a folder, are still to be made."""
+    from geomformer.prepared.storage import BUILDING
+
+    return any(prepared.glob(f"**/{BUILDING}"))
 
 
 def open_dataset(dataset: str | Path, root: Path | None = None) -> PreparedDataset:

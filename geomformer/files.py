@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from geomformer.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # Windows: concurrent writers do the work twice, and the last rename wins
+    fcntl = None  # type: ignore[assignment]
 
 
 def file_sha256(path: Path) -> str:
@@ -32,7 +40,8 @@ def write_durable(path: Path, data: str | bytes) -> None:
 def write_atomic(path: Path, data: str | bytes) -> None:
     """Writes a file under a temporary name, makes it durable and renames it; folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    # A name of our own: another process may write the same file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     write_durable(temporary, data)
     temporary.replace(path)
 
@@ -60,3 +69,43 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise DataError(f"Cannot write to {folder}: {error.strerror or error}.", "Choose another folder.") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock file against other processes, also those of other machines that share the folder."""
+    with path.open("w") as handle:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def size_text(size: float) -> str:
+    """Returns a number of bytes in the unit that reads best, e.g. "8.1 GB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Makes sure that the disk of a folder, which need not exist yet, has room.
+
+    Args:
+        folder: where it will be written.
+        needed: bytes.
+        what: name of what is to be written, for the message.
+
+    Raises:
+        DataError: it has not.
+    """
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise DataError(
+            f"Expected about {size_text(needed)} of free disk space for {what} in {folder}, found {size_text(free)}.",
+            "Free some space, or choose another place with --out or --data-root.",
+        )

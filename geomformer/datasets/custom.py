@@ -21,7 +21,7 @@ from geomformer.datasets.pipeline import (
     check_labels,
     chemistry_fields,
     count_labels,
-    prepare_with_workers,
+    prepare_molecules,
     text_key,
 )
 from geomformer.errors import ConfigError, DataError, nearest
@@ -113,11 +113,12 @@ def prepare(
     splits = None
     if options.split_column is None:
         names = list(fractions)
-        splits = [names[i] for i in grouped_split(survey.keys, fractions, options.seed)]
+        splits = [names[i] for i in grouped_split(survey.keys, fractions, options.seed or 0)]
     limit = options.limit or len(survey.keys)
     total = sum(min(limit, count) for count in (survey.splits if splits is None else Counter(splits)).values())
     rows = _rows(sources, targets, splits, UniqueIds(survey.ids), options)
-    return prepare_with_workers(rows, out, description, options, total=total, progress=progress)
+    chemistry = options.chemistry_options()
+    return prepare_molecules(rows, out, description, options, chemistry=chemistry, total=total, progress=progress)
 
 
 def _description(
@@ -128,7 +129,7 @@ def _description(
         targets={target.name: target.unit for target in targets},
         sources=[describe_file(path) for path in raw],
         options={
-            **chemistry_fields(options, bool(options.use_geometry)),
+            **chemistry_fields(options.chemistry_options(), options, bool(options.use_geometry)),
             "target_columns": {target.name: target.column for target in targets},
             "smiles_column": options.smiles_column,
             "id_column": options.id_column,
@@ -136,7 +137,7 @@ def _description(
             "fractions": None if options.split_column else dict(fractions),
         },
         level_of_theory=options.level_of_theory,
-        seed=options.seed,
+        seed=options.seed or 0,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from geomformer.datasets.download import RemoteFile, fetch
-from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, chemistry_fields, prepare_with_workers
+from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, chemistry_fields, prepare_molecules
 from geomformer.datasets.qm9_sources import (
     ARCHIVE,
     HIGHEST_ID,
@@ -69,8 +69,7 @@ def prepare(
             archive is downloaded to if nothing is there.
         out: folder of the prepared dataset.
         data_root: root of raw and prepared data.
-        options: `targets` chooses among the labels (names as in `UNITS`); table columns, fractions and seed are not
-            used.
+        options: `targets` chooses among the labels (names as in `UNITS`).
         progress: called after every row.
 
     Returns:
@@ -86,18 +85,19 @@ def prepare(
     ids = ids[~np.isin(ids, list(left_out))]
     splits = split_ids(ids)
     use_geometry = options.use_geometry is not False
+    chemistry = options.chemistry_options()
     description = DatasetDescription(
         dataset="qm9",
         targets=_targets(options.targets),
         sources=_describe(source, excluded),
-        options=chemistry_fields(options, use_geometry),
+        options=chemistry_fields(chemistry, options, use_geometry),
         level_of_theory=options.level_of_theory or LEVEL_OF_THEORY,
         seed=SPLIT_SEED,
     )
     rows = _rows(source, splits, tuple(description.targets), options.limit, use_geometry)
     limit = options.limit or len(ids)
     total = sum(min(limit, len(split)) for split in splits.values())
-    return prepare_with_workers(rows, out, description, options, total=total, progress=progress)
+    return prepare_molecules(rows, out, description, options, chemistry=chemistry, total=total, progress=progress)
 
 
 def split_ids(ids: np.ndarray) -> dict[str, np.ndarray]:

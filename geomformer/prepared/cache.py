@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geomformer.errors import DataError
-from geomformer.files import file_sha256
+from geomformer.files import file_sha256, locked
 from geomformer.prepared.schema import LIST_COLUMNS, SCALAR_COLUMNS
 from geomformer.prepared.storage import CACHE
-
-try:
-    import fcntl
-except ImportError:  # Windows: concurrent builders do the work twice, and the last rename wins
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +41,7 @@ def build_cache(dataset: Path, fingerprint: str, split: str, files: list[dict[st
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f"{split}.lock"):
+        with locked(folder / f"{split}.lock"):
             if not path.exists():
                 temporary = folder / f"{split}.arrow.{os.getpid()}.tmp"
                 _write(dataset, files, temporary)
@@ -58,14 +51,6 @@ def build_cache(dataset: Path, fingerprint: str, split: str, files: list[dict[st
             f"Cannot write the training cache {path}: {error.strerror or error}.", "Free some space there."
         ) from error
     return path
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _write(dataset: Path, files: list[dict[str, Any]], path: Path) -> None:

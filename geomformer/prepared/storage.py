@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geomformer.errors import ConfigError, DataError
-from geomformer.files import file_sha256, write_atomic
+from geomformer.files import file_sha256, locked, write_atomic
 from geomformer.prepared.schema import FORMAT_VERSION, REJECTED_SCHEMA, check_targets, schema_for, to_table
 from geomformer.prepared.statistics import summarise
 from geomformer.records import Record
@@ -110,8 +110,16 @@ class PreparedWriter:
         *,
         shard_rows: int = DEFAULT_SHARD_ROWS,
         overwrite: bool = False,
+        part: tuple[int, int] | None = None,
     ) -> None:
         """Opens the folder.
+
+        Args:
+            out: folder of the dataset.
+            description: what it is made of.
+            shard_rows: input rows per shard.
+            overwrite: replace what is there.
+            part: (i, n): of every n shards only the i-th is made here, from 1; other writers make the others.
 
         Raises:
             ConfigError: the folder holds something else, or a dataset with other options, and `overwrite` is False.
@@ -121,7 +129,7 @@ class PreparedWriter:
             raise ConfigError(f"A target cannot be named '{taken}': prepared datasets have a column of that name.")
         if shard_rows < 1:
             raise ConfigError(f"Expected at least one input row per shard, found {shard_rows}.")
-        self.out, self.shard_rows = out, shard_rows
+        self.out, self.shard_rows, self.part = out, shard_rows, part
         self._building = out / BUILDING
         self._schema = schema_for(description.targets, particles=description.particles, units=description.units)
         identity: dict[str, Any] = {
@@ -162,7 +170,8 @@ class PreparedWriter:
             self.finished: frozenset[int] = frozenset()
             return
         self._building.mkdir(exist_ok=True)
-        write_atomic(state, _json(self._identity))
+        if not state.exists():
+            write_atomic(state, _json(self._identity))
         self.finished = frozenset(self._finished())
 
     def _clear(self) -> None:
@@ -194,12 +203,21 @@ class PreparedWriter:
                 "Use --overwrite to replace it, or another --out.",
             )
 
+    def wants(self, number: int) -> bool:
+        """Whether a shard is ours to make and not there yet."""
+        return number not in self.finished and self._is_ours(number)
+
+    def _is_ours(self, number: int) -> bool:
+        return self.part is None or number % self.part[1] == self.part[0] - 1
+
     def _sidecar(self, number: int) -> Path:
         return self._building / f"{number:05d}.json"
 
     def _finished(self) -> list[int]:
         numbers = []
         for sidecar in sorted(self._building.glob("[0-9]*.json")):
+            if not self._is_ours(int(sidecar.stem)):
+                continue
             files = json.loads(sidecar.read_text(encoding="utf-8"))["files"]
             intact = all(
                 (self.out / item["file"]).exists() and file_sha256(self.out / item["file"]) == item["sha256"]
@@ -208,6 +226,15 @@ class PreparedWriter:
             if intact:
                 numbers.append(int(sidecar.stem))
         return numbers
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps the writers of other parts away from the end of the work; they find the manifest when it is done."""
+        self._building.mkdir(exist_ok=True)
+        with locked(self._building / "lock"):
+            yield
+        if self.complete:
+            shutil.rmtree(self._building, ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -244,7 +271,8 @@ class PreparedWriter:
         write_atomic(self._sidecar(number), _json({"files": files, "rejected": rejected}))
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
-        temporary = self._building / (path.name + ".tmp")
+        # Other writers may be at the same shard: whoever renames last has written the same bytes.
+        temporary = self._building / f"{path.name}.{os.getpid()}.tmp"
         with temporary.open("wb") as handle:
             pq.write_table(table, handle, compression="zstd", row_group_size=max(1, table.num_rows))
             handle.flush()
@@ -252,7 +280,7 @@ class PreparedWriter:
         temporary.replace(path)
 
     def finish(self, num_rows: int) -> Path:
-        """Writes `rejected.parquet` and the manifest: the dataset is complete.
+        """Writes `rejected.parquet` and the manifest, unless other parts are still to come: the dataset is complete.
 
         Args:
             num_rows: input rows in all.
@@ -260,11 +288,17 @@ class PreparedWriter:
         Raises:
             DataError: no input row gave a record, or the disk is full.
         """
-        with self._writing():
-            return self._finish(num_rows)
+        with self._writing(), self._alone():
+            count = -(-num_rows // self.shard_rows)
+            self.complete = (self.out / MANIFEST).exists()
+            missing = [] if self.complete else [n for n in range(count) if not self._sidecar(n).exists()]
+            if missing and self.part is not None:
+                logger.info("%s: %d of %d shards are still to come", self.out, len(missing), count)
+            elif not self.complete:
+                self._finish(num_rows, count)
+        return self.out
 
-    def _finish(self, num_rows: int) -> Path:
-        count = -(-num_rows // self.shard_rows)
+    def _finish(self, num_rows: int, count: int) -> None:
         files: list[dict[str, Any]] = []
         rejected: list[list[Any]] = []
         for number in range(count):
@@ -285,6 +319,5 @@ class PreparedWriter:
         manifest = {**self._identity, "splits": splits, "rejected": len(rejected), "input_rows": num_rows}
         manifest.update(summarise(self.out, splits, self._identity["targets"]))
         write_atomic(self.out / MANIFEST, _json(manifest))
-        shutil.rmtree(self._building, ignore_errors=True)
+        self.complete = True
         logger.info("%s: %d files, %d rows rejected", self.out, len(files), len(rejected))
-        return self.out

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from geomformer_cli import console
-from geomformer_cli.options import CHEMISTRY, INPUT, OUTPUT, DataRoot, IdColumn, Limit, SmilesColumn, Workers, cores
+from geomformer_cli.options import (
+    CHEMISTRY,
+    INPUT,
+    MACHINE,
+    OUTPUT,
+    DataRoot,
+    IdColumn,
+    Limit,
+    SmilesColumn,
+    Workers,
+    cores,
+)
 
 EXAMPLES = (
     "Examples:\n\n"
-    "geomformer preprocess qm9\n\n"
+    "geomformer preprocess pcqm4mv2\n\n"
+    "geomformer preprocess oc20 --raw is2res_train_val_test_lmdbs --size 10k\n\n"
+    "geomformer preprocess rmd17 --molecule aspirin\n\n"
+    "geomformer preprocess pcqm4mv2 --shard $SLURM_ARRAY_TASK_ID/100   (in a job array from 1 to 100)\n\n"
     "geomformer preprocess custom mine.csv --target gap_ev --out data/prepared/mine\n\n"
     "geomformer preprocess custom mine.sdf --target gap_hartree --use-geometry --level-of-theory 'PBE0/def2-SVP'"
 )
 KEPT = "Finished parts are kept: the same command continues."
 
-Dataset = Annotated[str, typer.Argument(help="qm9, or custom for files of your own.", show_default=False)]
+Dataset = Annotated[str, typer.Argument(help="What to prepare; `geomformer datasets` lists it.", show_default=False)]
 Files = Annotated[
     list[Path] | None,
-    typer.Argument(help="Files to prepare: csv, smi, sdf, sdf.gz, parquet.", show_default=False),
+    typer.Argument(help="Files of your own (custom): csv, smi, sdf, sdf.gz, xyz, extxyz, parquet.", show_default=False),
 ]
 Raw = Annotated[
     list[Path] | None,
     typer.Option(
         help="Raw files you have already, or their folder; may be repeated. Nothing is downloaded then.",
-        show_default="DATA_ROOT/raw/DATASET",
+        show_default="DATA_ROOT/raw/DATASET, downloaded if absent",
         rich_help_panel=INPUT,
     ),
 ]
@@ -43,10 +58,63 @@ SplitColumn = Annotated[
     str | None,
     typer.Option(help="Column that says train, valid or test.", show_default="random split", rich_help_panel=INPUT),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the random split.", rich_help_panel=INPUT)]
-Conformers = Annotated[int, typer.Option(min=1, help="Conformers to generate per molecule.", rich_help_panel=CHEMISTRY)]
+SplitScheme = Annotated[
+    str | None,
+    typer.Option(
+        help="random or scaffold; molecule3d: or both.", show_default="as the dataset does", rich_help_panel=INPUT
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Seed of what is drawn: a split, a simulation.", show_default="the dataset's", rich_help_panel=INPUT
+    ),
+]
+Size = Annotated[
+    str | None, typer.Option(help="oc20: train split of 10k, 100k or all.", show_default="all", rich_help_panel=INPUT)
+]
+Molecule = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="md17, rmd17: e.g. aspirin; may be repeated.",
+        show_default="all there are",
+        rich_help_panel=INPUT,
+    ),
+]
+NumParticles = Annotated[
+    int | None, typer.Option(min=2, help="nbody: particles per system.", show_default="5", rich_help_panel=INPUT)
+]
+NumSystems = Annotated[
+    tuple[int, int, int] | None,
+    typer.Option(
+        metavar="TRAIN VALID TEST", help="nbody: systems.", show_default="3000 2000 2000", rich_help_panel=INPUT
+    ),
+]
+IsotropicClip = Annotated[
+    bool,
+    typer.Option(
+        "--isotropic-clip",
+        help="nbody: cap forces by length, not per component: symmetric under rotation, not the public benchmark.",
+        rich_help_panel=INPUT,
+    ),
+]
+Conformers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Conformers to generate per molecule.",
+        show_default="8, or what the dataset gives",
+        rich_help_panel=CHEMISTRY,
+    ),
+]
 Hydrogens = Annotated[
-    bool, typer.Option("--hydrogens/--no-hydrogens", help="Keep hydrogens as atoms.", rich_help_panel=CHEMISTRY)
+    bool | None,
+    typer.Option(
+        "--hydrogens/--no-hydrogens",
+        help="Keep hydrogens as atoms.",
+        show_default="as the dataset does",
+        rich_help_panel=CHEMISTRY,
+    ),
 ]
 UseGeometry = Annotated[
     bool | None,
@@ -72,6 +140,35 @@ Out = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what lies in the folder.", rich_help_panel=OUTPUT)
 ]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do the I-th of N equal parts, from 1, for job arrays; the last one to end completes the dataset.",
+        show_default="everything",
+        rich_help_panel=MACHINE,
+    ),
+]
+Executor = Annotated[
+    str, typer.Option(help="local processes, or a ray cluster. No influence on the result.", rich_help_panel=MACHINE)
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a running Ray cluster, e.g. auto.", show_default="starts one here", rich_help_panel=MACHINE
+    ),
+]
+
+
+def part_of(text: str | None) -> tuple[int, int] | None:
+    """Reads `--shard 3/100`."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if found is None:
+        raise typer.BadParameter(f"expected I/N such as 3/100, found '{text}'", param_hint="--shard")
+    return int(found[1]), int(found[2])
 
 
 def preprocess(
@@ -82,36 +179,55 @@ def preprocess(
     smiles_column: SmilesColumn = None,
     id_column: IdColumn = None,
     split_column: SplitColumn = None,
-    seed: Seed = 0,
+    split_scheme: SplitScheme = None,
+    seed: Seed = None,
     limit: Limit = None,
+    size: Size = None,
+    molecule: Molecule = None,
+    num_particles: NumParticles = None,
+    num_systems: NumSystems = None,
+    isotropic_clip: IsotropicClip = False,
     data_root: DataRoot = None,
-    conformers: Conformers = 8,
-    hydrogens: Hydrogens = False,
+    conformers: Conformers = None,
+    hydrogens: Hydrogens = None,
     use_geometry: UseGeometry = None,
     level_of_theory: LevelOfTheory = None,
     out: Out = None,
     overwrite: Overwrite = False,
     workers: Workers = None,
+    shard: Part = None,
+    executor: Executor = "local",
+    ray_address: RayAddress = None,
 ) -> None:
     """Turn raw files into a dataset that `geomformer train` reads.
 
-    Molecules are parsed, conformers are generated and rows are put into splits.
+    Raw files are downloaded if they are not there, checked and read; conformers are generated where the dataset needs
+    them, and rows are put into the official splits.
     Rows that cannot be used are listed with their reason in rejected.parquet.
     An interrupted run is continued by the same command.
     """
     from geomformer import api
-    from geomformer.chem.build import ChemistryOptions
     from geomformer.datasets.pipeline import PrepareOptions
 
+    chemistry = {"num_conformers": conformers, "hydrogens": hydrogens}
     options = PrepareOptions(
-        chemistry=ChemistryOptions(num_conformers=conformers, hydrogens=hydrogens),
+        chemistry={name: value for name, value in chemistry.items() if value is not None},
         workers=cores() if workers is None else workers,
+        executor=executor,  # type: ignore[arg-type]
+        ray_address=ray_address,
+        part=part_of(shard),
         seed=seed,
         limit=limit,
         targets=tuple(target or ()),
         smiles_column=smiles_column,
         id_column=id_column,
         split_column=split_column,
+        split_scheme=split_scheme,
+        size=size,
+        molecules=tuple(molecule or ()),
+        num_particles=num_particles,
+        num_systems=num_systems,
+        isotropic_clip=isotropic_clip,
         level_of_theory=level_of_theory,
         use_geometry=use_geometry,
         overwrite=overwrite,
@@ -121,5 +237,8 @@ def preprocess(
         console.message(f"Reading {', '.join(map(str, sources))}")
     with console.progress("preprocess") as progress:
         written = api.prepare(dataset, raw=sources, out=out, root=data_root, options=options, progress=progress)
-    console.message("Prepared dataset:")
+    if options.part is not None and api.unfinished(written):
+        console.message(f"Part {shard} is done; the last of the other parts completes the dataset:")
+    else:
+        console.message("Prepared dataset:")
     console.result(str(written))

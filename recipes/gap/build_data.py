@@ -22,7 +22,7 @@ from rdkit import Chem, RDLogger
 from tqdm import tqdm
 
 from geomformer.chem.build import ChemistryOptions
-from geomformer.datasets.pipeline import PrepareOptions, chemistry_fields, prepare_with_workers
+from geomformer.datasets.pipeline import PrepareOptions, chemistry_fields, prepare_molecules
 from geomformer.datasets.qm9 import split_ids
 from geomformer.files import describe_file
 from geomformer.io.readers import read_molecules
@@ -121,21 +121,23 @@ def numbered(rows: list[RawMolecule]) -> list[RawMolecule]:
 
 
 def write(rows: list[RawMolecule], out: Path, name: str, files: list[Path], conformers: int, workers: int) -> None:
-    options = PrepareOptions(chemistry=ChemistryOptions(num_conformers=conformers), workers=workers, seed=SEED)
+    chemistry = ChemistryOptions(num_conformers=conformers)
+    options = PrepareOptions(workers=workers, seed=SEED)
     targets = dict.fromkeys(rows[0].targets, "ev")
     description = DatasetDescription(
         dataset=name,
         targets=targets,
         sources=[describe_file(file) for file in files],
-        options=chemistry_fields(options, use_geometry=True),
+        options=chemistry_fields(chemistry, options, use_geometry=True),
         seed=SEED,
     )
     with tqdm(total=len(rows), desc=name, unit="molecule") as bar:
-        prepare_with_workers(
+        prepare_molecules(
             numbered(rows),
             out / name,
             description,
             options,
+            chemistry=chemistry,
             total=len(rows),
             progress=lambda done, total: bar.update(done - bar.n),
         )

@@ -61,6 +61,7 @@ def test_preprocess_hands_over_its_options(stand_in: Any) -> None:
         *("preprocess", "custom", "in.csv", "--target", "gap_ev", "--target", "homo_ev", "--conformers", "2"),
         *("--workers", "3", "--hydrogens", "--no-use-geometry", "--seed", "7", "--limit", "5", "--overwrite"),
         *("--raw", "more.csv", "--split-column", "fold", "--level-of-theory", "PBE0", "--data-root", "d"),
+        *("--num-systems", "3", "2", "1", "--executor", "ray", "--molecule", "aspirin"),
     )
     assert found.exit_code == 0, found.stderr
     assert found.stdout == f"{Path('data/prepared/custom')}\n"
@@ -69,9 +70,18 @@ def test_preprocess_hands_over_its_options(stand_in: Any) -> None:
     assert (call.kwargs["out"], call.kwargs["root"]) == (None, Path("d"))
     options = call.kwargs["options"]
     assert options.targets == ("gap_ev", "homo_ev")
-    assert (options.chemistry.num_conformers, options.chemistry.hydrogens) == (2, True)
+    assert options.chemistry == {"num_conformers": 2, "hydrogens": True}
     assert (options.workers, options.use_geometry, options.seed, options.limit) == (3, False, 7, 5)
+    assert (options.num_systems, options.executor, options.molecules) == ((3, 2, 1), "ray", ("aspirin",))
     assert (options.split_column, options.level_of_theory, options.overwrite) == ("fold", "PBE0", True)
+
+
+def test_preprocess_reads_the_number_of_a_part(stand_in: Any) -> None:
+    call = stand_in("prepare", Path("out"))
+    assert run("preprocess", "qm9", "--shard", "3/10").exit_code == 0
+    assert call.kwargs["options"].part == (3, 10)
+    assert "3/100, found '3'" in run("preprocess", "qm9", "--shard", "3").stderr
+    assert run("preprocess", "qm9", "--shard", "11/10").exit_code == 2
 
 
 def test_preprocess_of_an_unknown_dataset_names_the_known_ones() -> None:

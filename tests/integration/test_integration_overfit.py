@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from geomformer import api
-from geomformer.chem.build import ChemistryOptions
 from geomformer.config.load import load_config
 from geomformer.datasets.pipeline import PrepareOptions
 
@@ -27,7 +26,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the prepared molecules, 32 of them for training, and a model of them in `models`."""
     folder = tmp_path_factory.mktemp("qm9")
     options = PrepareOptions(
-        chemistry=ChemistryOptions(num_conformers=2),
+        chemistry={"num_conformers": 2},
         workers=0,
         targets=("gap_ev",),
         fractions={"train": 0.8, "valid": 0.2},

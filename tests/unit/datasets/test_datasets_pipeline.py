@@ -9,17 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from geomformer.chem.build import ChemistryOptions
-from geomformer.datasets import DATASETS, custom, load_dataset
-from geomformer.datasets.pipeline import PrepareOptions, UniqueIds, prepare_molecules, text_key
+from geomformer.datasets import DATASETS, check_options, custom, load_dataset
+from geomformer.datasets.pipeline import PrepareOptions, UniqueIds, prepare_records, prepare_rows, text_key
 from geomformer.errors import ConfigError, DataError, MoleculeError
-from geomformer.executors import Failure, LocalExecutor
+from geomformer.executors import Failure
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule, Record
 from geomformer.units import KCAL_PER_MOL_IN_EV
 
-FAST = ChemistryOptions(num_conformers=1)
+FAST = {"num_conformers": 1}
 SMILES = ["C", "CC", "CCO", "c1ccccc1", "CC(=O)O", "not a smiles", "C1CC1", "CN", "C#N", "O=C=O", "CCCl", "[Na+].[Cl-]"]
 
 
@@ -45,7 +44,7 @@ def rows(number: int = 40) -> Iterator[RawMolecule]:
         yield RawMolecule(i, f"m{i}", "C", targets={"gap": float(i)}, split=("train", "valid")[i % 3 == 0])
 
 
-def run(out: Path, stop: int | None = None) -> list[tuple[int, int | None]]:
+def run(out: Path, stop: int | None = None, part: tuple[int, int] | None = None) -> list[tuple[int, int | None]]:
     seen: list[tuple[int, int | None]] = []
 
     def progress(done: int, total: int | None) -> None:
@@ -54,16 +53,8 @@ def run(out: Path, stop: int | None = None) -> list[tuple[int, int | None]]:
             raise StopError
 
     description = DatasetDescription("toy", {"gap": "ev"})
-    prepare_molecules(
-        rows(),
-        out,
-        description,
-        build=stand_in,
-        executor=LocalExecutor(0),
-        shard_rows=8,
-        total=40,
-        progress=progress,
-    )
+    options = PrepareOptions(workers=0, shard_rows=8, part=part)
+    prepare_rows(rows(), out, description, options, build=stand_in, total=40, progress=progress)
     return seen
 
 
@@ -75,6 +66,50 @@ def test_a_run_stopped_again_and_again_gives_the_same_bytes(tmp_path: Path) -> N
     assert run(tmp_path / "broken") == []
     assert content(tmp_path / "whole") == content(tmp_path / "broken")
     assert run(tmp_path / "broken") == []
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1)])
+def test_parts_make_the_bytes_of_the_whole(tmp_path: Path, order: tuple[int, ...]) -> None:
+    run(tmp_path / "whole")
+    for i in order:
+        assert not (tmp_path / "parts" / "manifest.json").exists()
+        run(tmp_path / "parts", part=(i, 3))
+    assert content(tmp_path / "whole") == content(tmp_path / "parts")
+    assert run(tmp_path / "parts", part=(2, 3)) == [], "nothing is left to do"
+    assert not (tmp_path / "parts" / ".building").exists()
+
+
+def test_a_part_computes_its_own_shards_only(tmp_path: Path) -> None:
+    run(tmp_path, part=(2, 3))
+    assert sorted(path.name[-13:] for path in tmp_path.glob("train-*")) == ["00001.parquet", "00004.parquet"]
+    with pytest.raises(DataError, match="not finished"):
+        PreparedDataset(tmp_path)
+    run(tmp_path)
+    assert sum(PreparedDataset(tmp_path).splits.values()) == 29
+
+
+def test_options_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match="from 1 to n, found 0/4"):
+        PrepareOptions(part=(0, 4))
+    with pytest.raises(ConfigError, match="cannot overwrite"):
+        PrepareOptions(part=(1, 4), overwrite=True)
+    check_options("custom", PrepareOptions(seed=3, split_scheme="scaffold"))
+    with pytest.raises(ConfigError, match="'qm9' has no option split-scheme; molecule3d, custom have it"):
+        check_options("qm9", PrepareOptions(split_scheme="scaffold"))
+
+
+def test_a_disk_that_is_too_small_is_noticed_first(tmp_path: Path) -> None:
+    options = PrepareOptions(workers=0)
+    description = DatasetDescription("toy", {"gap": "ev"})
+    with pytest.raises(DataError, match="of free disk space for the prepared dataset"):
+        prepare_rows(rows(), tmp_path, description, options, build=stand_in, total=40, bytes_per_row=1e15)
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_records_made_here_need_no_worker(tmp_path: Path) -> None:
+    made = [("train" if i else "valid", stand_in(RawMolecule(i, f"m{i}", "C"))) for i in range(4)]
+    prepare_records(made, tmp_path, DatasetDescription("toy", {}), PrepareOptions(workers=2), total=4)
+    assert PreparedDataset(tmp_path).splits == {"train": 3, "valid": 1}
 
 
 def test_no_row_disappears(tmp_path: Path) -> None:
@@ -109,7 +144,7 @@ def test_identifiers_become_unique() -> None:
 
 
 def test_registry() -> None:
-    assert set(DATASETS) == {"qm9", "custom"}
+    assert set(DATASETS) == {"custom", "md17", "molecule3d", "nbody", "oc20", "pcqm4mv2", "qm9", "rmd17"}
     assert load_dataset("custom") is custom.prepare
     with pytest.raises(ConfigError, match="Did you mean 'qm9'"):
         load_dataset("qm8")
@@ -182,7 +217,7 @@ def test_custom_says_what_is_wrong(tmp_path: Path) -> None:
         prepare(tmp_path / "x", tmp_path / "bad.csv", targets=("gap_ev",))
     prepare(tmp_path / "y", file)
     with pytest.raises(ConfigError, match=r"options.chemistry.num_conformers: 1 there, 2 now"):
-        prepare(tmp_path / "y", file, chemistry=ChemistryOptions(num_conformers=2))
+        prepare(tmp_path / "y", file, chemistry={"num_conformers": 2})
 
 
 def test_custom_takes_an_sdf_geometry_as_the_reference_on_request(tmp_path: Path) -> None:
@@ -191,7 +226,7 @@ def test_custom_takes_an_sdf_geometry_as_the_reference_on_request(tmp_path: Path
     block = f"water\n  test            3D\n\n  3  2  0  0  0  0  0  0  0  0999 V2000\n{atoms}"
     block += "  1  2  1  0\n  1  3  1  0\nM  END\n"
     (tmp_path / "a.sdf").write_text(block + "> <gap_ev>\n7\n\n$$$$\n")
-    hydrogens = ChemistryOptions(num_conformers=1, hydrogens=True)
+    hydrogens = {"num_conformers": 1, "hydrogens": True}
     shared = {"targets": ("gap_ev",), "fractions": {"train": 1.0}, "chemistry": hydrogens}
     prepare(tmp_path / "with", tmp_path / "a.sdf", use_geometry=True, **shared)
     found = PreparedDataset(tmp_path / "with").split("train")[0]

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from geomformer.chem.build import ChemistryOptions
 from geomformer.datasets import qm9
 from geomformer.datasets.pipeline import PrepareOptions
 from geomformer.datasets.qm9_sources import open_source, parse_xyz
@@ -39,7 +38,7 @@ O\tO\t
 InChI=1S/H2O/h1H2\tInChI=1S/H2O/h1H2
 """
 TEXTS = {1: METHANE, 3: WATER}
-OPTIONS = PrepareOptions(chemistry=ChemistryOptions(num_conformers=1, hydrogens=True), workers=0)
+OPTIONS = PrepareOptions(chemistry={"num_conformers": 1, "hydrogens": True}, workers=0)
 
 
 def archive(path: Path, members: dict[str, str]) -> Path:
