@@ -11,7 +11,7 @@ import typer
 
 from geomformer import __version__
 from geomformer_cli import console
-from geomformer_cli.commands import benchmark, config, evaluate, models, predict, preprocess, train
+from geomformer_cli.commands import benchmark, config, datasets, evaluate, models, predict, preprocess, train
 from geomformer_cli.failures import guarded
 
 NOTHING_WRITTEN = ""
@@ -61,6 +61,7 @@ app.command("preprocess", epilog=preprocess.EXAMPLES)(guarded(preprocess.KEPT)(p
 app.command("train", epilog=train.EXAMPLES)(guarded(train.KEPT)(train.train))
 app.command("evaluate", epilog=evaluate.EXAMPLES)(guarded(NOTHING_WRITTEN)(evaluate.evaluate))
 app.command("predict", epilog=predict.EXAMPLES)(guarded(predict.KEPT)(predict.predict))
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 app.add_typer(benchmark.app, name="benchmark")

@@ -86,7 +86,7 @@ DATASETS: dict[str, DatasetInfo] = {
         "geomformer.datasets.md17",
         "MD17: energies and forces along trajectories of eight molecules (PBE+vdW-TS)",
         "133,770 to 993,237 per molecule",
-        3_000_000_000,
+        2_200_000_000,
         "no licence stated; cite the papers",
         "Chmiela et al., Sci. Adv. 3, e1603015 (2017)",
         frozenset({"molecules", "seed"}),
