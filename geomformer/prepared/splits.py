@@ -1,8 +1,8 @@
-"""Splits drawn from a seed."""
+"""Splits drawn from a seed, and splits by scaffold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -58,3 +58,49 @@ def grouped_split(keys: np.ndarray, fractions: Mapping[str, float], seed: int) -
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first, kind="stable")] = np.arange(len(first))
     return random_split(len(first), fractions, seed)[rank[group]]
+
+
+def split_ends(num_rows: int, fractions: Mapping[str, float]) -> list[int]:
+    """Returns where every split but the last ends when rows are cut in order: the running sum of fractions, floored.
+
+    Args:
+        num_rows: rows in all.
+        fractions: share of every split; they add up to 1.
+
+    Raises:
+        ConfigError: a fraction is negative, or they do not add up to 1.
+    """
+    split_counts(num_rows, fractions)
+    shares = list(fractions.values())
+    return [int(sum(shares[: count + 1]) * num_rows) for count in range(len(shares) - 1)]
+
+
+def scaffold_split(scaffolds: np.ndarray | Sequence[str], fractions: Mapping[str, float]) -> np.ndarray:
+    """Returns the split (in the order of `fractions`) of every row, the same for rows with the same scaffold.
+
+    Sets of rows with one scaffold are taken by size, the largest first and among equals the one whose first row comes
+    last, and each goes to the first split where it ends within the share of that split and those before; the last
+    split takes what fits nowhere. Nothing is drawn.
+
+    Args:
+        scaffolds: the scaffold of every row, or a number that stands for it. (R,)
+        fractions: share of every split; they add up to 1.
+
+    Returns:
+        (R,) uint8.
+
+    Raises:
+        ConfigError: a fraction is negative, or they do not add up to 1.
+    """
+    _, first, group, sizes = np.unique(
+        np.asarray(scaffolds), return_index=True, return_inverse=True, return_counts=True
+    )
+    ends = [*split_ends(len(group), fractions), len(group)]
+    filled = [0] * len(ends)
+    chosen = np.zeros(len(sizes), np.uint8)
+    for number in np.lexsort((-first, -sizes)).tolist():
+        size = int(sizes[number])
+        split = next(k for k, end in enumerate(ends) if sum(filled[: k + 1]) + size <= end)
+        filled[split] += size
+        chosen[number] = split
+    return chosen[group]
