@@ -24,6 +24,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_hash(path: Path, algorithm: str) -> str:
+    """Returns the checksum of a file as "ALGORITHM:HEX", e.g. "md5:...", read in pieces."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return f"{algorithm}:{digest.hexdigest()}"
+
+
 def describe_file(path: Path) -> dict[str, Any]:
     """Returns name, size in bytes and sha256 of a source file."""
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}

@@ -24,7 +24,7 @@ PLAIN_STEPS = 10
 PLAIN_SECONDS = 30.0
 PLAIN_PAUSE = 1.0
 _WIDE = 200
-_CHATTY = ("lightning_fabric", "lightning.fabric", "torch", "matplotlib", "pooch", "fsspec")
+_CHATTY = ("lightning_fabric", "lightning.fabric", "torch", "matplotlib", "urllib3", "fsspec")
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geomformer.datasets.download import RemoteFile, fetch
+from geomformer.datasets.download import RemoteFile, entries, fetch_all, raw_files
 from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, chemistry_fields, prepare_molecules
 from geomformer.datasets.qm9_sources import (
     ARCHIVE,
@@ -32,9 +32,18 @@ NUM_TRAIN, NUM_VALID = 110_000, 10_000
 SPLITS = ("train", "valid", "test")
 
 FILES = (
-    RemoteFile(ARCHIVE, "https://ndownloader.figshare.com/files/3195389", "md5:ad1ebd51ee7f5b3a6e32e974e5d54012"),
     RemoteFile(
-        UNCHARACTERIZED, "https://ndownloader.figshare.com/files/3195404", "md5:a361887bacb427b8a0ce7903d92a53b4"
+        ARCHIVE,
+        "https://ndownloader.figshare.com/files/3195389",
+        "md5:ad1ebd51ee7f5b3a6e32e974e5d54012",
+        86_000_000,
+        ("https://springernature.figshare.com/ndownloader/files/3195389",),
+    ),
+    RemoteFile(
+        UNCHARACTERIZED,
+        "https://ndownloader.figshare.com/files/3195404",
+        "md5:a361887bacb427b8a0ce7903d92a53b4",
+        mirrors=("https://springernature.figshare.com/ndownloader/files/3195404",),
     ),
 )
 
@@ -128,11 +137,9 @@ def ids_sha256(parts: Sequence[np.ndarray]) -> str:
 
 
 def _raw_files(raw: Sequence[Path], folder: Path) -> Sequence[Path]:
-    if raw:
-        return raw
-    if folder.is_dir() and any(item.name != UNCHARACTERIZED for item in folder.iterdir()):
-        return [folder]
-    return [fetch(file, folder) for file in FILES]
+    if not raw and [path.name for path in entries(folder)] == [UNCHARACTERIZED]:
+        return fetch_all(FILES, folder)
+    return raw_files(raw, FILES, folder)
 
 
 def _targets(asked: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import math
 import re
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geomformer.datasets.archives import tar_members
 from geomformer.elements import ATOMIC_NUMBERS
 from geomformer.errors import DataError
 from geomformer.io.sdf import records, split_record
@@ -110,28 +110,26 @@ class XyzArchive:
     def __init__(self, path: Path) -> None:
         self.files = [path]
 
-    def _members(self) -> Iterator[tuple[int, tarfile.TarInfo, tarfile.TarFile]]:
-        path = self.files[0]
-        try:
-            with tarfile.open(path, "r|*") as archive:
-                for member in archive:
-                    name = _MEMBER.fullmatch(member.name)
-                    if name is not None and member.isfile():
-                        yield int(name[1]), member, archive
-                    elif not (member.isdir() and ".." not in member.name):
-                        raise DataError(f"Expected only dsgdb9nsd_NNNNNN.xyz in {path}, found '{member.name}'.")
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise DataError(f"The archive {path} is damaged: {error}.", "Fetch it again.") from error
-
     def ids(self) -> np.ndarray:
-        return np.array([gdb_id for gdb_id, _, _ in self._members()], np.int64)
+        found: list[int] = []
+
+        def note(name: str) -> bool:
+            member = _MEMBER.fullmatch(name)
+            if member is None:
+                raise DataError(f"Expected only dsgdb9nsd_NNNNNN.xyz in {self.files[0]}, found '{name}'.")
+            found.append(int(member[1]))
+            return False
+
+        for _ in tar_members(self.files[0], note):
+            pass
+        return np.array(found, np.int64)
 
     def rows(self) -> Iterator[tuple[int, RawMolecule]]:
-        for index, (_, member, archive) in enumerate(self._members()):
-            handle = archive.extractfile(member)
-            if handle is None or member.size > MAX_MEMBER:
-                raise DataError(f"Expected small files in {self.files[0]}, found {member.name}: {member.size} bytes.")
-            yield parse_xyz(handle.read().decode("ascii", "replace"), index, f"{self.files[0]}:{member.name}")
+        path = self.files[0]
+        for index, (name, handle, size) in enumerate(tar_members(path, lambda name: True)):
+            if size > MAX_MEMBER:
+                raise DataError(f"Expected small files in {path}, found {name}: {size} bytes.")
+            yield parse_xyz(handle.read().decode("ascii", "replace"), index, f"{path}:{name}")
 
 
 class XyzFolder:

@@ -14,7 +14,7 @@ from geomformer_cli.app import app
 
 HEAVY = {
     *("torch", "rdkit", "numpy", "pyarrow", "lightning_fabric", "matplotlib", "ase", "ray", "yaml"),
-    *("lmdb", "pooch", "torchmetrics", "safetensors", "scipy", "pandas"),
+    *("lmdb", "requests", "torchmetrics", "safetensors", "scipy", "pandas"),
 }
 COMMANDS = (
     "preprocess",

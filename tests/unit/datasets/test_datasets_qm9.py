@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import requests
 
 from geomformer.datasets import qm9
 from geomformer.datasets.pipeline import PrepareOptions
@@ -146,7 +147,7 @@ def test_a_split_that_differs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("name", ["../dsgdb9nsd_000001.xyz", "/etc/dsgdb9nsd_000001.xyz", "readme.txt"])
 def test_an_archive_with_other_members_is_refused(tmp_path: Path, name: str) -> None:
     path = archive(tmp_path / "a.tar.bz2", {name: METHANE})
-    with pytest.raises(DataError, match="Expected only"):
+    with pytest.raises(DataError, match=r"Expected only|is refused because of its member"):
         open_source([path])[0].ids()
 
 
@@ -154,7 +155,7 @@ def test_damaged_sources_are_named(tmp_path: Path) -> None:
     files = forms(tmp_path)
     data = files["archive"].read_bytes()
     files["archive"].write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataError, match=r"tar.bz2 is damaged"):
+    with pytest.raises(DataError, match=r"tar.bz2 ends early"):
         open_source([files["archive"]])[0].ids()
     with pytest.raises(DataError, match="something else in here"):
         parse_xyz(METHANE.replace("C\t-0.0126981359", "Xx\t0"), 0, "here")
@@ -169,9 +170,10 @@ def test_damaged_sources_are_named(tmp_path: Path) -> None:
 
 
 def test_without_a_network_the_message_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*args: object, **options: object) -> str:
-        raise ConnectionError("no network")
+    def offline(*args: object, **options: object) -> requests.Response:
+        raise requests.ConnectionError("no network")
 
-    monkeypatch.setattr("pooch.retrieve", offline)
-    with pytest.raises(DataError, match=r"dsgdb9nsd.xyz.tar.bz2: no network.*raw/qm9 or name it with --raw"):
+    monkeypatch.setattr("requests.Session.get", offline)
+    monkeypatch.setattr("geomformer.datasets.transfer.PAUSE", 0.0)
+    with pytest.raises(DataError, match=r"dsgdb9nsd.xyz.tar.bz2: .*no network.*raw/qm9 or name it with --raw"):
         qm9.prepare(raw=[], out=tmp_path / "out", data_root=tmp_path, options=OPTIONS)
