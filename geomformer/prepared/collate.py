@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,20 @@ import torch
 from torch import Tensor
 
 from geomformer.errors import DataError
+from geomformer.prepared.gathered import Gathered
 from geomformer.records import BOND_FEATURE_SIZES, MAX_PATH, Batch, Record
+
+_FIELDS = (
+    "atomic_numbers",
+    "particle_charges",
+    "velocities",
+    "forces",
+    "tags",
+    "fixed",
+    "atom_features",
+    "bond_index",
+    "bond_features",
+)
 
 
 @dataclass
@@ -32,7 +44,7 @@ class Sample:
 
 
 def collate(samples: Sequence[Sample], *, features: bool = True) -> Batch:
-    """Pads samples to one batch of B systems and N atoms, N the largest among them.
+    """Pads samples to one batch, as `collate_gathered` does.
 
     Args:
         samples: the systems, at least one.
@@ -41,83 +53,117 @@ def collate(samples: Sequence[Sample], *, features: bool = True) -> Batch:
     Raises:
         DataError: some of the records have a field and others do not.
     """
-    records = [sample.record for sample in samples]
-    lengths = np.array([len(sample.positions) for sample in samples])
-    mask = np.arange(int(lengths.max())) < lengths[:, None]
+    return collate_gathered(gather_samples(samples), features=features)
+
+
+def collate_gathered(systems: Gathered, *, features: bool = True) -> Batch:
+    """Pads systems to one batch of B systems and N atoms, N the largest among them.
+
+    Args:
+        systems: at least one.
+        features: also `atom_features`, `bond_type` and `shortest_path`, where the systems have a 2D graph.
+
+    Raises:
+        DataError: some of the systems have a field and others do not.
+    """
+    pad = _Padding(systems)
     batch = Batch(
-        positions=_pad([sample.positions for sample in samples], mask, np.float32),
-        mask=torch.from_numpy(mask),
-        index=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
-        atomic_numbers=_field(records, "atomic_numbers", mask, np.int64),
-        particle_charges=_field(records, "particle_charges", mask, np.float32),
-        velocities=_field(records, "velocities", mask, np.float32),
-        forces=_field(records, "forces", mask, np.float32),
-        tags=_field(records, "tags", mask, np.int64),
-        fixed=_field(records, "fixed", mask, np.bool_),
-        targets=_targets(records),
-        target_positions=_target_positions(samples, mask),
+        positions=pad(systems.positions, np.float32),
+        mask=torch.from_numpy(pad.mask),
+        index=torch.from_numpy(systems.index),
+        atomic_numbers=pad.field("atomic_numbers", np.int64),
+        particle_charges=pad.field("particle_charges", np.float32),
+        velocities=pad.field("velocities", np.float32),
+        forces=pad.field("forces", np.float32),
+        tags=pad.field("tags", np.int64),
+        fixed=pad.field("fixed", np.bool_),
+        targets={name: torch.from_numpy(labels.astype(np.float32)) for name, labels in systems.targets.items()},
+        target_positions=None if systems.target_positions is None else pad(systems.target_positions, np.float32),
     )
     if features:
-        batch.atom_features = _field(records, "atom_features", mask, np.int64)
+        batch.atom_features = pad.field("atom_features", np.int64)
         if batch.atom_features is not None:
-            batch.bond_type = _bond_type(records, mask.shape[1])
+            batch.bond_type = _bond_type(systems, pad.mask.shape[1])
             batch.shortest_path = shortest_paths(batch.bond_type > 0)
     return batch
 
 
-def _pad(arrays: Sequence[np.ndarray], mask: np.ndarray, dtype: type[np.generic]) -> Tensor:
-    """Pads arrays of shape (n, ...) with zeros to (B, N, ...)."""
-    flat = np.concatenate(arrays)
-    padded = np.zeros((*mask.shape, *flat.shape[1:]), dtype)
-    padded[mask] = flat
-    return torch.from_numpy(padded)
+class _Padding:
+    """Where the atoms of flat arrays go in padded ones of B systems and N atoms each."""
+
+    def __init__(self, systems: Gathered) -> None:
+        self.systems = systems
+        self.mask = np.arange(int(systems.num_atoms.max())) < systems.num_atoms[:, None]
+        self.slots = np.flatnonzero(self.mask)
+
+    def __call__(self, flat: np.ndarray, dtype: type[np.generic]) -> Tensor:
+        """Pads (A, ...) with zeros to (B, N, ...)."""
+        padded = np.zeros((self.mask.size, *flat.shape[1:]), dtype)
+        padded[self.slots] = flat
+        return torch.from_numpy(padded.reshape(*self.mask.shape, *flat.shape[1:]))
+
+    def field(self, name: str, dtype: type[np.generic]) -> Tensor | None:
+        values = _values(self.systems, name)
+        return None if values is None else self(values, dtype)
 
 
-def _values(records: Sequence[Record], name: str) -> list[np.ndarray] | None:
-    values = [getattr(record, name) for record in records]
-    without = sum(value is None for value in values)
-    if without == len(values):
-        return None
-    if without:
-        lacking = next(record.id for record, value in zip(records, values, strict=True) if value is None)
-        raise DataError(f"Expected '{name}' in all systems of a batch or in none; '{lacking}' has none.")
-    return values
+def _values(systems: Gathered, name: str) -> np.ndarray | None:
+    if name in systems.lacking:
+        raise DataError(f"Expected '{name}' in all systems of a batch or in none; '{systems.lacking[name]}' has none.")
+    return systems.fields.get(name)
 
 
-def _field(records: Sequence[Record], name: str, mask: np.ndarray, dtype: type[np.generic]) -> Tensor | None:
-    values = _values(records, name)
-    return None if values is None else _pad(values, mask, dtype)
+def _bond_type(systems: Gathered, num_atoms: int) -> Tensor:
+    """Returns 1 + the features of the bond between two atoms as one mixed-radix number, 0 without. (B, N, N)."""
+    bonds, features = _values(systems, "bond_index"), _values(systems, "bond_features")
+    size = len(systems.index)
+    result = np.zeros((size, num_atoms, num_atoms), np.int64)
+    if bonds is None or features is None or systems.num_bonds is None:
+        return torch.from_numpy(result)
+    system = np.repeat(np.arange(size), systems.num_bonds)
+    kind, stereo, conjugated = features.astype(np.int64).T
+    numbers = 1 + (kind * BOND_FEATURE_SIZES[1] + stereo) * BOND_FEATURE_SIZES[2] + conjugated
+    result[system, bonds[0], bonds[1]] = numbers
+    return torch.from_numpy(result)
 
 
-def _targets(records: Sequence[Record]) -> dict[str, Tensor]:
-    names = dict.fromkeys(name for record in records for name in record.targets)
-    return {
-        name: torch.tensor([record.targets.get(name, math.nan) for record in records], dtype=torch.float32)
-        for name in names
-    }
+def gather_samples(samples: Sequence[Sample]) -> Gathered:
+    """Joins samples to flat arrays. Of list columns those that `collate_gathered` reads."""
+    records = [sample.record for sample in samples]
+    fields: dict[str, np.ndarray] = {}
+    lacking: dict[str, str] = {}
+    for name in _FIELDS:
+        values = [getattr(record, name) for record in records]
+        known = [value for value in values if value is not None]
+        if len(known) == len(records):
+            fields[name] = np.concatenate(known, axis=1 if name == "bond_index" else 0)
+        elif known:
+            lacking[name] = next(record.id for record, value in zip(records, values, strict=True) if value is None)
+    bonds = [record.bond_index for record in records if record.bond_index is not None]
+    return Gathered(
+        index=np.array([sample.index for sample in samples], np.int64),
+        num_atoms=np.array([len(sample.positions) for sample in samples], np.int64),
+        positions=np.concatenate([sample.positions for sample in samples]),
+        target_positions=_target_positions(samples),
+        fields=fields,
+        num_bonds=np.array([bond.shape[1] for bond in bonds]) if "bond_index" in fields else None,
+        lacking=lacking,
+        targets={
+            name: np.array([record.targets.get(name, np.nan) for record in records])
+            for name in dict.fromkeys(name for record in records for name in record.targets)
+        },
+    )
 
 
-def _target_positions(samples: Sequence[Sample], mask: np.ndarray) -> Tensor | None:
+def _target_positions(samples: Sequence[Sample]) -> np.ndarray | None:
     if all(sample.target_positions is None for sample in samples):
         return None
-    arrays = [
-        np.full_like(sample.positions, np.nan) if sample.target_positions is None else sample.target_positions
-        for sample in samples
-    ]
-    return _pad(arrays, mask, np.float32)
-
-
-def _bond_type(records: Sequence[Record], num_atoms: int) -> Tensor:
-    """Returns 1 + the features of the bond between two atoms as one mixed-radix number, 0 without. (B, N, N)."""
-    bonds, features = _values(records, "bond_index"), _values(records, "bond_features")
-    result = np.zeros((len(records), num_atoms, num_atoms), np.int64)
-    if bonds is None or features is None:
-        return torch.from_numpy(result)
-    system = np.repeat(np.arange(len(records)), [bond.shape[1] for bond in bonds])
-    first, second = np.concatenate(bonds, axis=1)
-    kind, stereo, conjugated = np.concatenate(features).astype(np.int64).T
-    result[system, first, second] = 1 + (kind * BOND_FEATURE_SIZES[1] + stereo) * BOND_FEATURE_SIZES[2] + conjugated
-    return torch.from_numpy(result)
+    return np.concatenate(
+        [
+            np.full_like(sample.positions, np.nan) if sample.target_positions is None else sample.target_positions
+            for sample in samples
+        ]
+    )
 
 
 def shortest_paths(bonded: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from geomformer.models.geomformer import ModelOutput
 from geomformer.prepared.collate import Sample
+from geomformer.prepared.gathered import Gathered
 from geomformer.records import CONFORMER_SOURCES, Batch, Record
 
 
@@ -27,8 +28,13 @@ class Task(Protocol):
 
     targets: tuple[str, ...]
 
-    def training_sample(self, record: Record, index: int, rng: np.random.Generator) -> Sample:
-        """Draws one (augmented) input of a record. All randomness comes from `rng`."""
+    def training_inputs(self, systems: Gathered, rngs: Sequence[np.random.Generator]) -> Gathered:
+        """Draws one (augmented) input of every system.
+
+        Args:
+            systems: with the conformer as positions that the first number of their generators chose.
+            rngs: one for each system, the only source of randomness.
+        """
 
     def inference_samples(self, record: Record, index: int, max_conformers: int) -> list[Sample]:
         """The inputs whose predictions are averaged: one per conformer."""

@@ -7,7 +7,8 @@ in use it is the conformer. Source: Lu et al., Nat. Commun. 15, 7104 (2024), as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from geomformer.config.run import TaskConfig
 from geomformer.models.geomformer import ModelOutput
 from geomformer.nn.ops import safe_norm
 from geomformer.prepared.collate import Sample
+from geomformer.prepared.gathered import Gathered
 from geomformer.records import Batch, Record
 from geomformer.tasks.base import Scaling, between
 
@@ -40,15 +42,26 @@ class GapTask:
             self.mean, self.scale = self.mean.to(scalars), self.scale.to(scalars)
         return self.mean, self.scale
 
-    def training_sample(self, record: Record, index: int, rng: np.random.Generator) -> Sample:
-        conformer = record.positions[rng.integers(record.num_conformers)]
-        reference = record.target_positions
-        if reference is None:
-            return Sample(record, index, centred(conformer), None)
+    def training_inputs(self, systems: Gathered, rngs: Sequence[np.random.Generator]) -> Gathered:
+        positions = np.empty(systems.positions.shape, np.float32)
+        targets = None if systems.target_positions is None else np.empty(positions.shape, np.float32)
+        for atoms, rng in zip(systems.atom_slices, rngs, strict=True):
+            reference = None if systems.target_positions is None else systems.target_positions[atoms]
+            positions[atoms], label = self.training_geometry(systems.positions[atoms], reference, rng)
+            if targets is not None:
+                targets[atoms] = label
+        return replace(systems, positions=positions, target_positions=targets)
+
+    def training_geometry(
+        self, conformer: np.ndarray, reference: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | float]:
+        """The input, and the label that it lies on as well as it can: NaN where the reference is missing. (N, 3)"""
+        if reference is None or np.isnan(reference).any():
+            return centred(conformer), np.nan
         reference = centred(reference) @ random_rotation(rng).T
         positions = self.noised_input(conformer, reference, rng)
         rotation, shift = kabsch(positions, reference)
-        return Sample(record, index, (positions @ rotation.T + shift).astype(np.float32), reference.astype(np.float32))
+        return positions @ rotation.T + shift, reference
 
     def noised_input(self, conformer: np.ndarray, reference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Noised reference, mixture or conformer, by the configured chances. (N, 3)"""

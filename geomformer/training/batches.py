@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from geomformer.prepared.collate import collate
+from geomformer.prepared.collate import collate_gathered
 from geomformer.prepared.sampler import AtomBudgetSampler
 from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch
@@ -29,11 +29,12 @@ class EpochBatches(Dataset[Batch]):
         return len(self.rows)
 
     def __getitem__(self, number: int) -> Batch:
-        samples = []
-        for row in self.rows[number].tolist():
-            rng = np.random.Generator(np.random.PCG64([self.seed, self.epoch, row]))
-            samples.append(self.task.training_sample(self.split[row], row, rng))
-        return collate(samples, features=self.features)
+        rows = self.rows[number]
+        rngs = [np.random.Generator(np.random.PCG64([self.seed, self.epoch, row])) for row in rows.tolist()]
+        counts = self.split.num_conformers(rows).tolist()
+        conformer = np.array([rng.integers(count) for rng, count in zip(rngs, counts, strict=True)], np.int64)
+        systems = self.task.training_inputs(self.split.gather(rows, conformer), rngs)
+        return collate_gathered(systems, features=self.features)
 
 
 def training_batches(

@@ -11,8 +11,9 @@ from checks.molecules import random_record, toy_config
 from geomformer.chem.alignment import kabsch, rmsd
 from geomformer.errors import ConfigError
 from geomformer.models.geomformer import ModelOutput
-from geomformer.prepared.collate import Sample, collate
-from geomformer.records import Batch
+from geomformer.prepared.collate import Sample, collate, gather_samples
+from geomformer.prepared.gathered import Gathered
+from geomformer.records import Batch, Record
 from geomformer.tasks import build_task
 from geomformer.tasks.base import Scaling, between, has_reference, scalings
 from geomformer.tasks.gap import GapTask, geometry_losses, random_rotation
@@ -28,6 +29,12 @@ def gap_task(scaling: Scaling | None = None, **options: object) -> GapTask:
 
 def rng(*seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([1, *seed]))
+
+
+def drawn(task: GapTask, record: Record, seed: int) -> Gathered:
+    """The training input of one record's first conformer."""
+    systems = gather_samples([Sample(record, 0, record.positions[0], record.target_positions)])
+    return task.training_inputs(systems, [rng(seed)])
 
 
 def kind_of(task: GapTask, seed: int) -> str:
@@ -88,10 +95,10 @@ def test_a_sample_depends_on_the_generator_alone() -> None:
     task, record = gap_task(), random_record(4)
     np.random.seed(0)
     torch.manual_seed(0)
-    first = task.training_sample(record, 3, rng(5))
+    first = drawn(task, record, 5)
     np.random.seed(1)
     torch.manual_seed(1)
-    again, other = task.training_sample(record, 3, rng(5)), task.training_sample(record, 3, rng(6))
+    again, other = drawn(task, record, 5), drawn(task, record, 6)
     np.testing.assert_array_equal(first.positions, again.positions)
     np.testing.assert_array_equal(first.target_positions, again.target_positions)
     assert not np.allclose(first.target_positions, other.target_positions, atol=1e-2)
@@ -101,7 +108,7 @@ def test_a_sample_depends_on_the_generator_alone() -> None:
 def test_the_input_lies_on_the_label_as_well_as_it_can(reference: float) -> None:
     task, record = gap_task(reference_probability=reference, mixture_probability=0.0), random_record(3, atoms=8)
     for seed in range(20):
-        sample = task.training_sample(record, 0, rng(seed))
+        sample = drawn(task, record, seed)
         distance = float(np.sqrt(((sample.positions - sample.target_positions) ** 2).sum(-1).mean()))
         assert distance == pytest.approx(rmsd(sample.positions, sample.target_positions), abs=1e-5)
         assert distance > 0.01
@@ -110,14 +117,11 @@ def test_the_input_lies_on_the_label_as_well_as_it_can(reference: float) -> None
         assert rmsd(record.target_positions, sample.target_positions) < 1e-5, "the label is only turned"
 
 
-def test_every_conformer_is_drawn_and_left_as_it_is_without_a_reference() -> None:
-    task, record = gap_task(), random_record(0, reference=False)
-    seen = set()
-    for seed in range(30):
-        sample = task.training_sample(record, 0, rng(seed))
-        assert sample.target_positions is None
-        seen.update(c for c in (0, 1) if np.allclose(sample.positions, record.positions[c], atol=1e-5))
-    assert seen == {0, 1}
+def test_without_a_reference_the_conformer_stays_as_it_is() -> None:
+    record = random_record(0, reference=False)
+    sample = drawn(gap_task(), record, 1)
+    assert sample.target_positions is None
+    np.testing.assert_allclose(sample.positions, record.positions[0] - record.positions[0].mean(axis=0), atol=1e-6)
 
 
 def test_rotations_are_proper_and_uniform() -> None:

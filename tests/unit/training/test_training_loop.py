@@ -24,6 +24,7 @@ from geomformer.prepared.collate import Sample, collate
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.tasks import build_task
 from geomformer.tasks.base import Scaling
+from geomformer.training.batches import EpochBatches
 from geomformer.training.loop import Trainer
 from geomformer.training.run import TrainResult, train
 from geomformer.training.run_folder import RunFolder, load_checkpoint
@@ -118,21 +119,19 @@ def test_gradients_are_sums_over_molecules_divided_by_their_number(dataset: Prep
     )
     split = dataset.split("train")
     task = build_task(config.task, {"gap": Scaling(6.0, 1.0)})
-    samples = [
-        task.training_sample(split[row], row, np.random.Generator(np.random.PCG64([0, row]))) for row in range(7)
-    ]
+    parts = [np.arange(7), np.arange(5), np.arange(5, 7)]
+    batches = EpochBatches(split, task, parts, 0, 0, True)
 
-    def gradient(part: list[Sample], mean_count: float | None) -> torch.Tensor:
+    def gradient(number: int, mean_count: float | None) -> torch.Tensor:
         torch.manual_seed(0)
-        trainer = plain_trainer(dataset, tmp_path / f"{len(part)}-{mean_count}", config)
+        trainer = plain_trainer(dataset, tmp_path / str(number), config)
         if mean_count is not None:
             trainer.molecules = lambda batch: mean_count  # type: ignore[method-assign]
-        trainer.step(collate(part))
+        trainer.step(batches[number])
         return torch.cat([p.grad.flatten() for p in trainer.raw_model.parameters() if p.grad is not None])
 
-    whole = gradient(samples, None)
-    parts = [gradient(samples[:5], 3.5), gradient(samples[5:], 3.5)]
-    torch.testing.assert_close((parts[0] + parts[1]) / 2, whole, rtol=1e-4, atol=1e-6)
+    whole, first, second = gradient(0, None), gradient(1, 3.5), gradient(2, 3.5)
+    torch.testing.assert_close((first + second) / 2, whole, rtol=1e-4, atol=1e-6)
     assert whole.norm() > 0.01
 
 
@@ -168,8 +167,7 @@ def test_losses_in_the_log_are_means_over_molecules(fit: Train, dataset: Prepare
     model = load_artifact(result.path).model()
     errors = []
     for row in range(len(split)):
-        rng = np.random.Generator(np.random.PCG64([config.train.seed, 0, row]))
-        batch = collate([task.training_sample(split[row], row, rng)])
+        batch = EpochBatches(split, task, [np.array([row])], config.train.seed, 0, True)[0]
         with torch.no_grad():
             errors.append(abs(task.predictions(model(batch))["gap"].item() - split[row].targets["gap"]))
     assert logged["train/gap"] == pytest.approx(np.mean(errors), rel=1e-4)
