@@ -26,10 +26,16 @@ from geomformer.errors import DataError
 from geomformer.files import check_space, size_text
 
 COPY_BYTES = 2**20
+MAX_EXTENSION = 2**20
+"""Bytes of a header with a long name or attributes; `tarfile` reads these into memory."""
 _DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 """What damaged archives raise; RuntimeError and its NotImplementedError are zipfile's for encryption and methods."""
 _OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _MAGIC = (*_OPENERS, b"PK")
+_EXTENSIONS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 _AGAIN = "Download it again."
 
 
@@ -138,11 +144,14 @@ class _StrictHeader(tarfile.TarInfo):
         if len(buf) < tarfile.BLOCKSIZE:
             raise EOFError
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if not buf.strip(b"\0"):
                 raise
             raise tarfile.ReadError(str(error)) from error
+        if header.type in _EXTENSIONS and header.size > MAX_EXTENSION:
+            raise tarfile.ReadError(f"it has a header of {header.size} bytes")
+        return header
 
 
 class _Source:

@@ -86,20 +86,22 @@ def fetch_all(files: Sequence[RemoteFile], folder: Path, progress: Progress | No
     Raises:
         DataError: as for `fetch`.
     """
-    check_space(folder, sum(_missing_bytes(file, folder / file.name) for file in files), "the download")
-    check_writable(folder)
+    targets = [folder / file.name for file in files]
     marker = folder / _MARKER
-    marker.touch()
+    if not all(target.exists() for target in targets):
+        check_space(folder, sum(map(_missing_bytes, files, targets)), "the download")
+        check_writable(folder)
+        marker.touch()
     try:
-        paths = [fetch(file, folder, progress=progress) for file in files]
+        for file in files:
+            fetch(file, folder, progress=progress)
     except DataError:
         # Without a part there is nothing to continue, and what the user puts there next is to be read as it is.
-        targets = [folder / file.name for file in files]
         if not any(_part(target).exists() and not target.exists() for target in targets):
             marker.unlink(missing_ok=True)
         raise
     marker.unlink(missing_ok=True)
-    return paths
+    return targets
 
 
 def raw_files(

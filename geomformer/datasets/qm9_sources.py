@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geomformer.datasets.archives import tar_members
+from geomformer.datasets.download import entries
 from geomformer.elements import ATOMIC_NUMBERS
 from geomformer.errors import DataError
 from geomformer.io.sdf import records, split_record
@@ -239,7 +240,7 @@ def open_source(paths: Sequence[Path]) -> tuple[Source, Path | None]:
     """
     candidates: list[Path] = []
     for path in paths:
-        candidates.extend([path, *sorted(path.iterdir())] if path.is_dir() else [path])
+        candidates.extend([path, *entries(path)] if path.is_dir() else [path])
     excluded = next((path for path in candidates if path.name == UNCHARACTERIZED), None)
     for path in candidates:
         source = _source(path)

@@ -24,7 +24,8 @@ ATTEMPTS = 4
 PAUSE = 1.0
 """Seconds before the second attempt; doubles with every further one."""
 LONGEST_PAUSE = 60.0
-CHUNK = 2**20
+CHUNK = 2**16
+"""Bytes; what is lost when a connection breaks, so that a slow one gets on too."""
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Report = Callable[[int, int | None], None]

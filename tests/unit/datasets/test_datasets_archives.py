@@ -165,6 +165,19 @@ def test_what_is_no_archive_says_so(tmp_path: Path, reader: object, data: bytes 
         list(reader(path, lambda name: True))  # type: ignore[operator]
 
 
+def test_a_header_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
+        info = tarfile.TarInfo("header")
+        info.type, info.size = kind, 2**32
+        with pytest.raises(DataError, match="is damaged: it has a header of 4294967296 bytes"):
+            read_tar(tar_of(tmp_path / "x.tar.gz", extra=info))
+
+
+def test_long_names_are_read(tmp_path: Path) -> None:
+    members = {f"set/{'long' * 60}.xyz": b"x", "set/\u00e5.xyz": b"y"}
+    assert read_tar(tar_of(tmp_path / "x.tar", members)) == members
+
+
 def test_compressed_rubbish_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "x.tar.xz").write_bytes(lzma.compress(b"no tar at all" * 5000))
     with pytest.raises(DataError, match="is damaged"):

@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import logging
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -96,6 +98,13 @@ site = pytest.fixture(serve, name="site")
 other_site = pytest.fixture(serve, name="other_site")
 
 
+@pytest.fixture
+def closed() -> str:
+    """Returns an address where nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "PAUSE", 0.0)
@@ -148,6 +157,14 @@ def test_a_part_that_was_complete_is_not_asked_for_again(site: Site, tmp_path: P
     (tmp_path / "data.tar.part").write_bytes(CONTENT)
     assert fetch(file, tmp_path).read_bytes() == CONTENT
     assert site.requests == []
+
+
+def test_two_that_want_the_same_file_fetch_it_once(site: Site, tmp_path: Path) -> None:
+    file = RemoteFile("data.tar", f"{site.url}/data.tar", MD5)
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch(file, tmp_path), range(4)))
+    assert set(paths) == {tmp_path / "data.tar"} and len(site.requests) == 1
+    assert names(tmp_path) == ["data.tar"]
 
 
 def test_dropped_connections_are_taken_up(site: Site, tmp_path: Path) -> None:
@@ -240,7 +257,7 @@ def test_a_wrong_file_of_the_final_name_is_kept_and_explained(
     data = CONTENT[::-1] if content is None else content
     path.write_bytes(data)
     with pytest.raises(DataError, match=rf"Expected the checksum {MD5} \(about 300.0 kB\) of .*{words}") as caught:
-        fetch(RemoteFile("data.tar", "http://127.0.0.1:9", MD5, len(CONTENT)), tmp_path)
+        fetch(RemoteFile("data.tar", "http://unused", MD5, len(CONTENT)), tmp_path)
     assert "Delete it and run again" in str(caught.value) and "--raw" in str(caught.value)
     assert path.read_bytes() == data
 
@@ -262,8 +279,8 @@ def test_without_a_published_checksum_a_change_is_noticed(
     assert (tmp_path / "own.tar.sha256").exists()
 
 
-def test_offline_the_message_says_what_to_put_where(tmp_path: Path) -> None:
-    file = RemoteFile("data.tar", "http://127.0.0.1:9/data.tar", MD5, mirrors=("http://127.0.0.1:9/copy",))
+def test_offline_the_message_says_what_to_put_where(closed: str, tmp_path: Path) -> None:
+    file = RemoteFile("data.tar", f"{closed}/data.tar", MD5, mirrors=(f"{closed}/copy",))
     with pytest.raises(DataError) as caught:
         fetch(file, tmp_path)
     assert caught.value.exit_code == 3
@@ -334,6 +351,7 @@ def test_raw_files_come_from_the_user_then_the_folder_then_the_network(site: Sit
     assert raw_files([], official, folder) == [folder / "a.tar", folder / "b.tar"]
     assert names(folder) == ["a.tar", "b.tar"]
     count = len(site.requests)
+    assert fetch_all(official, folder) == [folder / "a.tar", folder / "b.tar"]
     (folder / "b.tar").unlink()
     assert raw_files([], official, folder) == [folder]
     assert len(site.requests) == count
@@ -356,8 +374,8 @@ def test_an_interrupted_download_of_several_files_is_completed(site: Site, tmp_p
     assert names(tmp_path) == ["a.tar", "b.tar"]
 
 
-def test_after_a_download_that_brought_nothing_the_folder_is_read_as_it_is(tmp_path: Path) -> None:
-    official = [RemoteFile(name, "http://127.0.0.1:9", MD5) for name in ("a.tar", "b.tar")]
+def test_after_a_download_that_brought_nothing_the_folder_is_read_as_it_is(closed: str, tmp_path: Path) -> None:
+    official = [RemoteFile(name, closed, MD5) for name in ("a.tar", "b.tar")]
     with pytest.raises(DataError, match=r"Cannot download a.tar"):
         raw_files([], official, tmp_path)
     (tmp_path / "a.tar").write_bytes(CONTENT)

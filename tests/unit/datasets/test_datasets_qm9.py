@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -177,3 +178,12 @@ def test_without_a_network_the_message_says_what_to_put_where(tmp_path: Path, mo
     monkeypatch.setattr("geomformer.datasets.transfer.PAUSE", 0.0)
     with pytest.raises(DataError, match=r"dsgdb9nsd.xyz.tar.bz2: .*no network.*raw/qm9 or name it with --raw"):
         qm9.prepare(raw=[], out=tmp_path / "out", data_root=tmp_path, options=OPTIONS)
+
+
+def test_what_a_download_left_is_not_taken_for_the_archive(tmp_path: Path) -> None:
+    files = forms(tmp_path)
+    files["archive"].rename(tmp_path / "dsgdb9nsd.xyz.tar.bz2.part")
+    files["parquet"].unlink()
+    shutil.rmtree(files["folder"])
+    source, _ = open_source([tmp_path])
+    assert [path.name for path in source.files] == ["gdb9.sdf", "gdb9.sdf.csv"]
