@@ -127,6 +127,8 @@ def save_member(handle: IO[bytes], size: int, out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             shutil.copyfileobj(handle, file, COPY_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(out)
     except OSError as error:
         raise DataError(f"Cannot write {out}: {error.strerror or error}.", "Choose another folder.") from error

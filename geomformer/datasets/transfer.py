@@ -144,6 +144,8 @@ def _attempt(session: requests.Session, url: str, part: Path, checksum_known: bo
                 start = 0
             check_space(part.parent, max((found.total or 0) - start, 0), part.stem)
             _receive(response, part, start, found, report)
+    except requests.exceptions.SSLError as error:
+        raise Unavailable(f"its certificate is not accepted ({error})") from error
     except requests.RequestException as error:
         raise _Dropped(_reason(error)) from error
 

@@ -289,6 +289,19 @@ def test_offline_the_message_says_what_to_put_where(closed: str, tmp_path: Path)
     assert "object at 0x" not in str(caught.value)
 
 
+def test_a_bad_certificate_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def get(*args: object, **options: object) -> requests.Response:
+        calls.append(args)
+        raise requests.exceptions.SSLError("self-signed certificate")
+
+    monkeypatch.setattr(requests.Session, "get", get)
+    with pytest.raises(DataError, match=r"certificate is not accepted \(self-signed certificate\)"):
+        fetch(RemoteFile("data.tar", "https://x", MD5), tmp_path)
+    assert len(calls) == 1
+
+
 def test_the_time_a_server_asks_for_is_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     response = requests.Response()
     response.status_code, response.reason = 429, "Too Many Requests"
