@@ -59,7 +59,7 @@ def _write(dataset: Path, files: list[dict[str, Any]], path: Path) -> None:
     pending: list[pa.Table] = []
     with path.open("wb") as handle:
         for position, item in enumerate(files):
-            pending.append(_mappable(_read_shard(dataset / item["file"], item["sha256"])))
+            pending.append(mappable(_read_shard(dataset / item["file"], item["sha256"])))
             full = sum(table.num_rows for table in pending) >= BATCH_ROWS
             if not full and position + 1 < len(files):
                 continue
@@ -82,7 +82,7 @@ def _read_shard(path: Path, sha256: str) -> pa.Table:
     return pq.read_table(path)
 
 
-def _mappable(table: pa.Table) -> pa.Table:
+def mappable(table: pa.Table) -> pa.Table:
     """Returns a table whose buffers can be used in place: bytes for bits, NaN for missing labels."""
     for i, field in enumerate(table.schema):
         if field.name in SCALAR_COLUMNS:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from geomformer.prepared import collate
-from geomformer.prepared.cache import _mappable
+from geomformer.prepared.cache import mappable
 from geomformer.prepared.gathered import Gathered
 from geomformer.prepared.schema import LIST_COLUMNS, schema_for
 from geomformer.prepared.split import PreparedSplit
@@ -63,7 +63,7 @@ def block(rng: np.random.Generator, first: int, rows: int, conformers: int, sche
         "gap": pa.array(rng.random(rows)),
     }
     arrays = [columns.get(field.name, pa.nulls(rows, field.type)) for field in schema]
-    return _mappable(pa.Table.from_arrays(arrays, schema=schema))
+    return mappable(pa.Table.from_arrays(arrays, schema=schema))
 
 
 def write(path: Path, molecules: int, conformers: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from geomformer.errors import DataError
-from geomformer.prepared.cache import _mappable
+from geomformer.prepared.cache import mappable
 from geomformer.prepared.collate import Sample, collate, collate_gathered
 from geomformer.prepared.gathered import Gathered
 from geomformer.prepared.mapped import MappedFile
@@ -49,7 +49,7 @@ def mapped(path: Path, records: list[Record], block_rows: int) -> Path:
     """Writes records as a split's Arrow file of blocks of a few rows."""
     schema = schema_for({"gap": "ev", "mu": "debye"})
     tables = [
-        _mappable(to_table(records[start : start + block_rows], schema)) for start in range(0, len(records), block_rows)
+        mappable(to_table(records[start : start + block_rows], schema)) for start in range(0, len(records), block_rows)
     ]
     with pa.ipc.new_file(str(path), tables[0].schema) as writer:
         for table in tables:
@@ -198,3 +198,22 @@ def test_random_access_keeps_no_memory(tmp_path: Path) -> None:
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 100_000
+
+
+def test_a_block_without_any_value_of_a_column(tmp_path: Path) -> None:
+    order = [3, 10, 17, 0, 1, 2, 4, 9, 14]
+    split = PreparedSplit(mapped(tmp_path / "all.arrow", [RECORDS[i] for i in order], 3), "all")
+    rows = [4, 3, 5]
+    same(split.gather(np.array(rows)), [RECORDS[order[row]] for row in rows], rows, [0, 0, 0])
+    rows = [1, 0, 8, 2]
+    same(split.gather(np.array(rows)), [RECORDS[order[row]] for row in rows], rows, [0, 0, 0, 0])
+    assert [found.forces is None for found in split] == [True] * 3 + [False] * 6
+    assert [found.atom_features is None for found in split] == [False] * 6 + [True] * 3
+
+
+@pytest.mark.parametrize("keep", [0, 4, -20])
+def test_a_damaged_file_is_named(tmp_path: Path, keep: int) -> None:
+    path = mapped(tmp_path / "all.arrow", RECORDS, 4)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match=r"all\.arrow is damaged"):
+        PreparedSplit(path, "all")
