@@ -72,16 +72,21 @@ def unfinished(prepared: Path) -> bool:
     return any(prepared.glob(f"**/{BUILDING}"))
 
 
-def open_dataset(dataset: str | Path, root: Path | None = None) -> PreparedDataset:
+def open_dataset(dataset: str | Path, root: Path | None = None, scheme: str | None = None) -> PreparedDataset:
     """Opens a prepared dataset by the path of its folder or by name (ROOT/prepared/NAME).
 
+    Args:
+        dataset: path or name.
+        root: root of all data.
+        scheme: how its rows are divided, where it has several split schemes; None takes its default one.
+
     Raises:
-        DataError: there is none; the message names the command that makes it.
+        DataError: there is none; the message names the command that makes it. Or it has no such scheme.
     """
     from geomformer.prepared.dataset import PreparedDataset
 
     path = Path(dataset)
-    return PreparedDataset(path if path.exists() else data_root(root) / "prepared" / dataset)
+    return PreparedDataset(path if path.exists() else data_root(root) / "prepared" / dataset, scheme)
 
 
 def train(
@@ -114,7 +119,7 @@ def train(
     folder = out or Path("runs") / f"{config.task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return run.train(
         config,
-        open_dataset(config.data.dataset, root),
+        open_dataset(config.data.dataset, root, config.data.split_scheme),
         out=folder,
         models=models_root(models),
         name=name,
@@ -171,6 +176,7 @@ def evaluate(
     dataset: str | Path,
     *,
     model: str | None = None,
+    split_scheme: str | None = None,
     splits: Sequence[str] = (),
     out: Path | None = None,
     root: Path | None = None,
@@ -180,11 +186,18 @@ def evaluate(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a model on the labelled splits of a prepared dataset. See `evaluation.evaluate.evaluate_dataset`."""
+    """Evaluates a model on the labelled splits of a prepared dataset. See `evaluation.evaluate.evaluate_dataset`.
+
+    A dataset with several split schemes is divided as in the training of the model, if `split_scheme` names no other.
+    """
+    from geomformer.artifacts.store import load_artifact
     from geomformer.evaluation.evaluate import evaluate_dataset
 
     predictor = load_model(model, models=models, conformers=conformers or 8, geometry="input", device=device)
-    prepared = open_dataset(dataset, root)
+    prepared = open_dataset(dataset, root, split_scheme)
+    trained = load_artifact(model, models_root(models)).config.data.split_scheme
+    if split_scheme is None and trained in prepared.schemes:
+        prepared = open_dataset(dataset, root, trained)
     return evaluate_dataset(predictor, prepared, splits=splits, out=out, limit=limit, progress=progress)
 
 

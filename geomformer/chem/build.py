@@ -33,7 +33,8 @@ class ChemistryOptions:
     Attributes:
         num_conformers: conformers per molecule.
         hydrogens: keep all hydrogens; otherwise only those that a SMILES must write.
-        geometry: "generate" conformers, or take the "input" 3D coordinates of the mol block.
+        geometry: "generate" conformers, or take the 3D coordinates of the mol block: "input", or "dft" to say that they
+            are optimised ones.
         features: compute 2D atom and bond features.
         max_atoms: the most kept atoms a molecule may have.
         max_embed_attempts: embedding attempts per conformer on each rung of the ladder.
@@ -41,12 +42,12 @@ class ChemistryOptions:
         max_symmetry_matches: symmetry-equivalent atom orders looked at per molecule.
 
     Raises:
-        ConfigError: a count is below 1, or `geometry` is neither "generate" nor "input".
+        ConfigError: a count is below 1, or `geometry` is none of these.
     """
 
     num_conformers: int = 8
     hydrogens: bool = False
-    geometry: Literal["generate", "input"] = "generate"
+    geometry: Literal["generate", "input", "dft"] = "generate"
     features: bool = True
     max_atoms: int = 256
     max_embed_attempts: int = 30
@@ -54,8 +55,8 @@ class ChemistryOptions:
     max_symmetry_matches: int = 1000
 
     def __post_init__(self) -> None:
-        if self.geometry not in ("generate", "input"):
-            raise ConfigError(f"geometry is 'generate' or 'input', found {self.geometry!r}.")
+        if self.geometry not in ("generate", "input", "dft"):
+            raise ConfigError(f"geometry is 'generate', 'input' or 'dft', found {self.geometry!r}.")
         for name in (
             "num_conformers",
             "max_atoms",
@@ -88,7 +89,7 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
         MoleculeError: with status unparsable, no_geometry, too_large or failed.
     """
     source = read_molecule(raw)
-    if options.geometry == "input" and not (raw.kind == "mol" and has_geometry(source)):
+    if options.geometry != "generate" and not (raw.kind == "mol" and has_geometry(source)):
         raise MoleculeError("no_geometry", f"A mol block with 3D coordinates is needed, found {_instead(raw, source)}.")
     # Before it is rewritten too: that takes a stack as deep as the molecule is long, and RDKit crashes without one.
     _check_size(sum(atom.GetAtomicNum() > 1 for atom in source.GetAtoms()), options, "heavy atoms")
@@ -142,7 +143,8 @@ def _conformers(
         limits = (options.max_embed_attempts, options.max_optimiser_steps)
         return generate(full, kept, canonical.smiles, options.num_conformers, *limits)
     positions = _given_positions(source, canonical, kept)
-    return Conformers(positions[None], np.array([source_number("given")], dtype=np.uint8))
+    label = "dft" if options.geometry == "dft" else "given"
+    return Conformers(positions[None], np.array([source_number(label)], dtype=np.uint8))
 
 
 def _given_positions(source: Chem.Mol, canonical: CanonicalMolecule, kept: Chem.Mol) -> np.ndarray:

@@ -45,6 +45,9 @@ class DataConfig(Section):
     """Which prepared dataset, and how it is cut into batches."""
 
     dataset: str = Field("pcqm4mv2", description="name or folder of a prepared dataset")
+    split_scheme: str | None = Field(
+        None, description="which scheme, where the dataset has several; its default one if not set"
+    )
     train_split: str = "train"
     valid_split: str = "valid"
     batch_size: int = Field(256, ge=1, description="molecules per step over all devices, at most")

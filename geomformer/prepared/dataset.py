@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from geomformer.errors import DataError, nearest
-from geomformer.prepared.cache import build_cache
+from geomformer.prepared.cache import build_cache, cache_folder
 from geomformer.prepared.schema import FORMAT_VERSION
+from geomformer.prepared.schemes import ALL, build_rows, choose_scheme
 from geomformer.prepared.split import PreparedSplit
 from geomformer.prepared.storage import BUILDING, MANIFEST
 
@@ -19,15 +20,20 @@ class PreparedDataset:
 
     Attributes:
         path: its folder.
-        manifest: the content of `manifest.json`.
+        manifest: the content of `manifest.json`, statistics of train targets and elements being those of `scheme`.
         fingerprint: sha256 of the manifest, which lists the sha256 of every shard.
+        scheme: how the rows are divided, where the dataset has split schemes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, scheme: str | None = None) -> None:
         """Reads the manifest.
 
+        Args:
+            path: folder of the dataset.
+            scheme: name of a split scheme; None takes the dataset's default, if it has schemes at all.
+
         Raises:
-            DataError: there is no complete prepared dataset, or it is of a newer format.
+            DataError: there is no complete prepared dataset, it is of a newer format, or it has no such scheme.
         """
         self.path = path
         file = path / MANIFEST
@@ -48,6 +54,17 @@ class PreparedDataset:
                 "Please update geomformer.",
             )
         self.fingerprint = hashlib.sha256(data).hexdigest()
+        self.scheme = choose_scheme(self.manifest, scheme, path)
+        if self.scheme is not None:
+            found = self.manifest["schemes"][self.scheme]
+            self._splits = dict(found["splits"])
+            statistics = ("targets", "training_molecules_per_element")
+            self.manifest = {**self.manifest, **{key: found[key] for key in statistics}}
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """Names of the split schemes; () for a dataset that is divided in one way only."""
+        return tuple(self.manifest.get("schemes", ()))
 
     @property
     def splits(self) -> dict[str, int]:
@@ -66,7 +83,13 @@ class PreparedDataset:
                 f"Expected a split '{name}' in {self.path}, found {', '.join(self._splits)}."
                 f"{nearest(name, self._splits)}"
             )
-        return PreparedSplit(build_cache(self.path, self.fingerprint, name, self._splits[name]["files"]), name)
+        stored = name if self.scheme is None else ALL
+        mapped = build_cache(self.path, self.fingerprint, stored, self.manifest["splits"][stored]["files"])
+        if self.scheme is None:
+            return PreparedSplit(mapped, name)
+        folder = cache_folder(self.path, self.fingerprint)
+        entry = self.manifest["schemes"][self.scheme]
+        return PreparedSplit(mapped, name, build_rows(self.path, folder, self.scheme, entry, name))
 
 
 def _not_there(path: Path) -> DataError:

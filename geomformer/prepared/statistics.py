@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,33 @@ def _atoms(table: pa.Table) -> np.ndarray:
 
 def _elements_per_molecule(table: pa.Table) -> np.ndarray:
     """Returns in how many rows each atomic number occurs. (256,) int64."""
-    numbers = _flat(table.column("atomic_numbers")).astype(np.int64)
-    rows = np.repeat(np.arange(table.num_rows), _atoms(table))
+    column = table.column("atomic_numbers")
+    numbers = _flat(column).astype(np.int64)
+    rows = np.repeat(np.arange(table.num_rows), pc.list_value_length(column).to_numpy())
     return np.bincount(np.unique(rows * 256 + numbers) % 256, minlength=256)
+
+
+def training_statistics(tables: Iterable[pa.Table], targets: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the manifest's statistics of the rows that a model is trained on.
+
+    Args:
+        tables: those rows, with the targets and, for molecules, `atomic_numbers`.
+        targets: unit of every target by name.
+    """
+    elements = np.zeros(256, np.int64)
+    labels: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in targets}
+    for table in tables:
+        if "atomic_numbers" in table.column_names:
+            elements += _elements_per_molecule(table)
+        for target in targets:
+            labels[target].append(table.column(target).to_numpy())
+    return {
+        "targets": {
+            target: {"unit": unit, **target_statistics(np.concatenate(labels[target]))}
+            for target, unit in targets.items()
+        },
+        "training_molecules_per_element": {str(i): int(count) for i, count in enumerate(elements) if count},
+    }
 
 
 def summarise(out: Path, splits: Mapping[str, Mapping[str, Any]], targets: Mapping[str, str]) -> dict[str, Any]:
@@ -69,26 +93,14 @@ def summarise(out: Path, splits: Mapping[str, Mapping[str, Any]], targets: Mappi
     """
     atoms: list[np.ndarray] = []
     sources = np.zeros(256, np.int64)
-    elements = np.zeros(256, np.int64)
-    labels: dict[str, list[np.ndarray]] = {name: [] for name in targets}
-    columns = ["positions", "num_conformers", "conformer_source", "atomic_numbers", *targets]
-    for name, split in sorted(splits.items()):
-        for table in _tables(out, split, columns):
+    for _, split in sorted(splits.items()):
+        for table in _tables(out, split, ["positions", "num_conformers", "conformer_source"]):
             atoms.append(_atoms(table))
             sources += np.bincount(_flat(table.column("conformer_source")).astype(np.int64), minlength=256)
-            if name != TRAIN:
-                continue
-            if "atomic_numbers" in table.column_names:
-                elements += _elements_per_molecule(table)
-            for target in targets:
-                labels[target].append(table.column(target).to_numpy())
     counts = np.concatenate(atoms)
+    train = _tables(out, splits[TRAIN], ["atomic_numbers", *targets]) if TRAIN in splits else ()
     return {
-        "targets": {
-            target: {"unit": unit, **target_statistics(np.concatenate([*labels[target], np.zeros(0)]))}
-            for target, unit in targets.items()
-        },
         "atoms": {"max": int(counts.max()), "mean": float(counts.mean())},
         "conformer_sources": {name: int(sources[i]) for i, name in enumerate(CONFORMER_SOURCES)},
-        "training_molecules_per_element": {str(i): int(count) for i, count in enumerate(elements) if count},
+        **training_statistics(train, targets),
     }

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from geomformer.errors import ConfigError, DataError
 from geomformer.files import file_sha256, locked, write_atomic
 from geomformer.prepared.schema import FORMAT_VERSION, REJECTED_SCHEMA, check_targets, schema_for, to_table
+from geomformer.prepared.schemes import ALL, Divide, write_schemes
 from geomformer.prepared.statistics import summarise
 from geomformer.records import Record
 
@@ -35,7 +36,7 @@ REJECTED = "rejected.parquet"
 BUILDING = ".building"
 CACHE = ".cache"
 DEFAULT_SHARD_ROWS = 1000
-_SHARD = re.compile(r"[\w-]+-\d{5,}\.parquet")
+_OURS = re.compile(r"[\w-]+-\d{5,}\.parquet|scheme-\w+\.parquet")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class DatasetDescription:
         seed: of the split and of whatever else is drawn.
         particles: systems of charged particles, no molecules.
         units: units of list columns that differ from the usual ones.
+        divide: gives the splits of every scheme, where the rows all lie in the split "all".
     """
 
     dataset: str
@@ -61,6 +63,7 @@ class DatasetDescription:
     seed: int = 0
     particles: bool = False
     units: Mapping[str, str] = field(default_factory=dict)
+    divide: Divide | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class PreparedWriter:
         if shard_rows < 1:
             raise ConfigError(f"Expected at least one input row per shard, found {shard_rows}.")
         self.out, self.shard_rows, self.part = out, shard_rows, part
+        self._divide = description.divide
         self._building = out / BUILDING
         self._schema = schema_for(description.targets, particles=description.particles, units=description.units)
         identity: dict[str, Any] = {
@@ -176,7 +180,7 @@ class PreparedWriter:
 
     def _clear(self) -> None:
         for item in self.out.iterdir():
-            if item.name in (MANIFEST, REJECTED) or _SHARD.fullmatch(item.name):
+            if item.name in (MANIFEST, REJECTED) or _OURS.fullmatch(item.name):
                 item.unlink()
         shutil.rmtree(self._building, ignore_errors=True)
         shutil.rmtree(self.out / CACHE, ignore_errors=True)
@@ -318,6 +322,11 @@ class PreparedWriter:
             split["files"].append({key: item[key] for key in ("file", "rows", "sha256")})
         manifest = {**self._identity, "splits": splits, "rejected": len(rejected), "input_rows": num_rows}
         manifest.update(summarise(self.out, splits, self._identity["targets"]))
+        if self._divide is not None:
+            gone, targets = [row for _, row, _ in rejected], self._identity["targets"]
+            manifest.update(
+                write_schemes(self.out, self._divide, splits[ALL]["files"], gone, targets, self._write_table)
+            )
         write_atomic(self.out / MANIFEST, _json(manifest))
         self.complete = True
         logger.info("%s: %d files, %d rows rejected", self.out, len(files), len(rejected))

@@ -35,6 +35,14 @@ Split = Annotated[
     list[str] | None,
     typer.Option(help="Split to evaluate; may be repeated.", show_default="all but train", rich_help_panel=INPUT),
 ]
+SplitScheme = Annotated[
+    str | None,
+    typer.Option(
+        help="How the dataset is divided, where it has several split schemes.",
+        show_default="the model's own",
+        rich_help_panel=INPUT,
+    ),
+]
 Conformers = Annotated[
     int | None,
     typer.Option(min=1, help="Conformers to average over.", show_default="8", rich_help_panel=MODEL),
@@ -54,6 +62,7 @@ def evaluate(
     model: ModelName = None,
     data: Data = None,
     split: Split = None,
+    split_scheme: SplitScheme = None,
     data_root: DataRoot = None,
     limit: Limit = None,
     conformers: Conformers = None,
@@ -77,6 +86,7 @@ def evaluate(
         metrics = api.evaluate(
             dataset,
             model=model,
+            split_scheme=split_scheme,
             splits=tuple(split or ()),
             out=folder,
             root=data_root,
