@@ -12,9 +12,9 @@ systems at once:
   for x86-64 Linux with AVX-512 and takes the C library's elsewhere. `power_rounding` tells which is at work.
 
 Guaranteed, in any division into chunks: on one machine the same float64 numbers as the public generator for up to
-seven particles (beyond, numpy adds in another order), if the library it uses there has fused multiply-adds, as OpenBLAS
-has on every processor since about 2013. Over machines: the same float64 numbers where `power_rounding` is the same; where
-it is not, about 7 % of the trajectories, those with close encounters, differ in float32.
+seven particles (beyond, numpy adds in another order), if the library it uses there has fused multiply-adds, as
+OpenBLAS has on every processor since about 2013. Over machines: the same float64 numbers where `power_rounding` is the
+same; where it is not, about 7 % of the trajectories, those with close encounters, differ in float32.
 """
 
 from __future__ import annotations
