@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
-from geomformer.errors import ConfigError, ResourceError
-from geomformer.executors.protocol import Failure
+from geomformer.errors import ConfigError
+from geomformer.executors.protocol import DIED, Failure, no_start, too_slow
 from geomformer.executors.start import Worker, start
 
 T = TypeVar("T")
@@ -204,7 +204,7 @@ class _Run:
         for worker in [w for w in self.workers if w in busy and w.deadline <= now]:
             # What arrived while we were elsewhere counts: only a silent worker is late.
             if (worker.pending or not worker.ready) and not worker.pipe.poll():
-                self._lose(worker, f"took longer than {self.timeout:g} s and was stopped")
+                self._lose(worker, too_slow(self.timeout))
 
     def _read(self, worker: Worker) -> None:
         try:
@@ -215,7 +215,7 @@ class _Run:
                     continue
                 self._reported(worker, index, succeeded, value)
         except (EOFError, OSError):
-            self._lose(worker, "the worker process died")
+            self._lose(worker, DIED)
 
     def _started(self, worker: Worker, succeeded: bool, value: Any) -> None:
         if not succeeded:
@@ -242,7 +242,4 @@ class _Run:
         elif not worker.ready:
             self.failed_starts += 1
             if self.failed_starts >= _MAX_FAILED_STARTS:
-                raise ResourceError(
-                    f"{self.failed_starts} worker processes in a row ended before they could start.",
-                    "Use fewer workers, or free memory.",
-                )
+                raise no_start(self.failed_starts)
