@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from geomformer.files import file_sha256
 from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.schemes import index_problems
 from geomformer.prepared.storage import REJECTED
 
 
@@ -44,6 +45,7 @@ def check_dataset(path: Path, progress: Callable[[int, int | None], None] | None
         problems.extend(_repeated(name, ids))
         if sum(item["rows"] for item in split["files"]) != split["rows"]:
             problems.append(f"split {name}: the rows of its files do not add up to {split['rows']}")
+    problems.extend(index_problems(path, manifest))
     problems.extend(_rejected_problems(path, manifest))
     problems.extend(_unlisted(path, splits))
     return problems
