@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -172,31 +173,32 @@ def shortest_paths(bonded: Tensor) -> Tensor:
     `MAX_PATH` stands for itself and everything longer, `MAX_PATH + 1` for pairs that no path connects.
 
     Args:
-        bonded: True where two atoms share a bond. (B, N, N)
+        bonded: True where two atoms share a bond. (B, N, N), on the CPU
     """
-    num_atoms = bonded.shape[-1]
-    step = bonded.float() + torch.eye(num_atoms)
-    reached = torch.eye(num_atoms).expand_as(step).clone()
-    # every round adds one for the pairs not yet reached, so that the path length is the number of such rounds
-    paths = torch.zeros_like(step)
-    known = num_atoms * len(step)
-    for _ in range(MAX_PATH):
-        paths += reached == 0
-        reached = (reached @ step).clamp_(max=1.0)
-        count = int(torch.count_nonzero(reached))
-        if count == known:
+    size, num_atoms = bonded.shape[:2]
+    atom = np.arange(size * num_atoms)
+    first, within = np.divmod(np.flatnonzero(bonded.numpy()), num_atoms)
+    neighbour = first - first % num_atoms + within
+    starts = np.flatnonzero(np.diff(first, prepend=-1))
+    bonded_atoms = first[starts]
+    # which atoms of its system each atom reaches in so many steps, one bit each, 64 to a number
+    bits = np.zeros((len(atom), -(-num_atoms // 64) * 64), np.bool_)
+    bits[atom, atom % num_atoms] = True
+    reached = np.packbits(bits, axis=1).view(np.uint64)
+    paths = np.zeros((len(atom), num_atoms), np.uint8)
+    for length in itertools.count():
+        if length < MAX_PATH:
+            # every round adds one for the pairs not yet reached, so that the path length is the number of such rounds
+            paths += _unpacked(~reached, num_atoms)
+        further = reached.copy()
+        further[bonded_atoms] |= np.bitwise_or.reduceat(reached.take(neighbour, axis=0), starts, axis=0)
+        if np.array_equal(further, reached):
             break
-        known = count
-    else:
-        reached = _closure(reached)
-    paths[reached == 0] = MAX_PATH + 1
-    return paths.long()
-
-
-def _closure(reached: Tensor) -> Tensor:
-    """Returns which pairs are connected by paths of any length, squaring until nothing is added."""
-    while True:
-        further = (reached @ reached).clamp_(max=1.0)
-        if torch.equal(further, reached):
-            return reached
         reached = further
+    paths += (MAX_PATH + 1 - paths) * _unpacked(~reached, num_atoms)
+    return torch.from_numpy(paths.astype(np.int64)).view(size, num_atoms, num_atoms)
+
+
+def _unpacked(words: np.ndarray, num_bits: int) -> np.ndarray:
+    """Returns the first bits of every row of 64-bit words as 0 and 1. (R, num_bits) uint8"""
+    return np.unpackbits(words.view(np.uint8), axis=1, count=num_bits)

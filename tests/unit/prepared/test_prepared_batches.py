@@ -49,10 +49,11 @@ RECORDS = [
     graph(6, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0)]),
     graph(5, [(0, 1), (2, 3)]),
     graph(MAX_PATH + 15, [(i, i + 1) for i in range(MAX_PATH + 14)]),
+    graph(130, [(i, (i * 7 + 3) % 130) for i in range(0, 130, 2)] + [(i, i + 1) for i in range(60, 129)]),
 ]
 
 
-@pytest.mark.parametrize("chosen", [[0], [1, 2], [0, 1, 2, 3], [3], [2, 0]])
+@pytest.mark.parametrize("chosen", [[0], [1, 2], [0, 1, 2, 3], [3], [2, 0], [4, 1]])
 def test_collate_equals_a_plain_loop(chosen: list[int]) -> None:
     records = [RECORDS[i] for i in chosen]
     targets = [record.positions[0] + 1 if i % 2 else None for i, record in enumerate(records)]
