@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Sequence
@@ -83,12 +82,11 @@ def prepare(
             "benchmark were taken: systems with close encounters, about 7 %, differ. This holds for the public "
             "generator, too."
         )
-    here = dataclasses.replace(options, workers=0, executor="local")
     return prepare_rows(
         _rows(plan),
         out,
         description,
-        here,
+        options.in_this_process(),
         build=_build,
         total=sum(plan.rows),
         bytes_per_row=40.0 * plan.num_particles + 20,

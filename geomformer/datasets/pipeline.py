@@ -124,6 +124,11 @@ class PrepareOptions:
             return self.shard_rows
         return DEFAULT_SHARD_ROWS if total is None else min(2000, max(50, total // 100))
 
+    def in_this_process(self) -> PrepareOptions:
+        """Returns the options for rows that take no time: no workers, and shards that are worth a file."""
+        shard_rows = self.shard_rows or DEFAULT_SHARD_ROWS
+        return dataclasses.replace(self, workers=0, executor="local", shard_rows=shard_rows)
+
     def chemistry_options(self, **defaults: Any) -> ChemistryOptions:
         """Returns the dataset's own chemistry with the caller's changes."""
         return ChemistryOptions(**{**defaults, **self.chemistry})
@@ -249,10 +254,16 @@ def prepare_records(
 ) -> Path:
     """Runs `prepare_rows` on records with their splits that are made in this process."""
     made = (_Made(index, record.id, split, record) for index, (split, record) in enumerate(rows))
-    here = dataclasses.replace(options, workers=0, executor="local")
     build = operator.attrgetter("record")
     return prepare_rows(
-        made, out, description, here, build=build, total=total, bytes_per_row=bytes_per_row, progress=progress
+        made,
+        out,
+        description,
+        options.in_this_process(),
+        build=build,
+        total=total,
+        bytes_per_row=bytes_per_row,
+        progress=progress,
     )
 
 
