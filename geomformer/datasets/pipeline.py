@@ -22,7 +22,7 @@ import numpy as np
 from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.build import build as chem_build
 from geomformer.errors import ConfigError, DataError, MoleculeError
-from geomformer.executors import Executor, LocalExecutor
+from geomformer.executors import Executor, Failure, LocalExecutor
 from geomformer.files import check_space
 from geomformer.prepared.storage import DEFAULT_SHARD_ROWS, DatasetDescription, PreparedWriter, Row
 from geomformer.records import RawMolecule, Record
@@ -32,6 +32,9 @@ Progress = Callable[[int, int | None], None]
 
 Build = Callable[[Any], Record | MoleculeError]
 """Turns an item into a record; it runs in a worker process."""
+
+Review = Callable[[Any, Record | MoleculeError | Failure], Record | MoleculeError | Failure]
+"""Sees every item with its result, in order, in this process, and returns what is to become of it."""
 
 
 class Item(Protocol):
@@ -160,6 +163,7 @@ def prepare_molecules(
     *,
     chemistry: ChemistryOptions,
     build: Build | None = None,
+    review: Review | None = None,
     total: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -168,6 +172,7 @@ def prepare_molecules(
     Args:
         chemistry: how molecules become records.
         build: a dataset's own version of `chem.build.build`.
+        review: as for `prepare_rows`.
     """
     return prepare_rows(
         rows,
@@ -175,6 +180,7 @@ def prepare_molecules(
         description,
         options,
         build=build or functools.partial(chem_build, options=chemistry),
+        review=review,
         total=total,
         bytes_per_row=bytes_per_molecule(chemistry),
         progress=progress,
@@ -194,6 +200,7 @@ def prepare_rows(
     options: PrepareOptions,
     *,
     build: Build,
+    review: Review | None = None,
     total: int | None = None,
     bytes_per_row: float = 0.0,
     progress: Progress | None = None,
@@ -206,6 +213,8 @@ def prepare_rows(
         description: what the dataset is made of.
         options: of which the first group is used.
         build: turns a row into a record, in a worker process.
+        review: has the last word on every result, for a dataset that checks results against each other or has another
+            way for rows that failed; what it raises ends the run.
         total: number of rows, where known.
         bytes_per_row: estimated bytes on disk of a prepared row, to check first that there is room.
         progress: called after every row.
@@ -224,7 +233,7 @@ def prepare_rows(
         return out
     left = max(0, (total or 0) - len(writer.finished) * shard_rows)
     check_space(out, int(left * bytes_per_row / (options.part[1] if options.part else 1)), "the prepared dataset")
-    run = _Run(writer, total, progress)
+    run = _Run(writer, review, total, progress)
     with open_executor(options) as executor:
         for result in executor.map(build, run.unfinished(rows)):
             run.take(result)
@@ -270,12 +279,14 @@ def prepare_records(
 class _Run:
     """Bookkeeping between the rows that go to the workers and the results that come back in the same order."""
 
-    def __init__(self, writer: PreparedWriter, total: int | None, progress: Progress | None) -> None:
-        self.writer, self.total, self.progress = writer, total, progress
+    def __init__(
+        self, writer: PreparedWriter, review: Review | None, total: int | None, progress: Progress | None
+    ) -> None:
+        self.writer, self.review, self.total, self.progress = writer, review, total, progress
         self.seen = 0
         self.skipped = 0
         self.done = 0
-        self.under_way: deque[tuple[int, int, str, str | None]] = deque()
+        self.under_way: deque[tuple[int, Item]] = deque()
         self.shard: list[Row] = []
         self.shard_number: int | None = None
 
@@ -287,20 +298,22 @@ class _Run:
             if not self.writer.wants(number):
                 self.skipped += 1
                 continue
-            self.under_way.append((number, item.index, item.id, item.split))
+            self.under_way.append((number, item))
             yield item
 
     def take(self, result: Any) -> None:
-        number, source_row, name, split = self.under_way.popleft()
+        number, item = self.under_way.popleft()
         if number != self.shard_number:
             self.flush()
             self.shard_number = number
+        if self.review is not None:
+            result = self.review(item, result)
         if isinstance(result, Record):
-            row = Row(source_row, name, split=split, record=result)
+            row = Row(item.index, item.id, split=item.split, record=result)
         elif isinstance(result, MoleculeError):
-            row = Row(source_row, name, reason=f"{result.status}: {result.message}")
+            row = Row(item.index, item.id, reason=f"{result.status}: {result.message}")
         else:
-            row = Row(source_row, name, reason=f"failed: {result.reason}")
+            row = Row(item.index, item.id, reason=f"failed: {result.reason}")
         self.shard.append(row)
         self.done += 1
         if len(self.shard) == self.writer.shard_rows:
