@@ -92,7 +92,7 @@ DATASETS: dict[str, DatasetInfo] = {
         frozenset({"molecules", "seed"}),
     ),
     "rmd17": DatasetInfo(
-        "geomformer.datasets.md17",
+        "geomformer.datasets.rmd17",
         "rMD17: MD17 recomputed at PBE/def2-SVP, ten molecules",
         "100,000 per molecule",
         1_000_000_000,
