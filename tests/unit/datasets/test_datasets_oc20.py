@@ -230,9 +230,12 @@ def written(path: Path, *values: Any, length: int | None = None) -> Path:
     [
         (lambda data: b"", "an empty file"),
         (lambda data: b"<html>not found</html>" * 1000, "something else"),
-        (lambda data: data[:3000], "something else"),
-        (lambda data: data[:9000], "cut short: expected 217088 bytes, found 9000"),
-        (lambda data: data[:-1], "cut short"),
+        (lambda data: data[:140], "cut short"),
+        (lambda data: data[:3000], "cut short"),
+        (lambda data: data[:9000], "cut short or damaged: expected at least 217088 bytes, found 9000"),
+        (lambda data: data[:-8000], "cut short"),
+        (lambda data: data[:20] + b"\2" + data[21:], "format version 1 .* found version 2"),
+        (lambda data: data[:8192] + bytes(len(data) - 8192), "page .* is none of"),
     ],
 )
 def test_damaged_files_say_what_is_wrong(tmp_path: Path, change: Any, message: str) -> None:

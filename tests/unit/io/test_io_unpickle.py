@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from geomformer.errors import DataError
-from geomformer.io.lmdb import close, count_values, read_value
+from geomformer.io.lmdb import count_values, read_value
 from geomformer.io.torch_pickles import read_data, read_integer
 
 SAMPLES = Path(__file__).parents[3] / "data" / "samples" / "oc20"
@@ -58,9 +58,7 @@ def pickled(kind: type, protocol: int = 4, **fields: Any) -> bytes:
 
 def values(name: str) -> list[bytes]:
     path = SAMPLES / name
-    found = [read_value(str(path), str(key)) for key in range(count_values(path))]
-    close(path)
-    return found
+    return [read_value(str(path), str(key)) for key in range(count_values(path))]
 
 
 def test_both_generations_hold_the_same() -> None:
