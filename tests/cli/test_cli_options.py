@@ -70,6 +70,7 @@ OPTIONS = {
         "--model",
         "--out",
         "--split",
+        "--split-scheme",
         "--task",
     ],
     "geomformer predict": [

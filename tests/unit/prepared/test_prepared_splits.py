@@ -17,7 +17,7 @@ def test_largest_sets_go_to_train_while_they_fit() -> None:
 
 
 def test_smaller_set_fills_what_a_larger_one_left_open() -> None:
-    # Ends at 6 and 8 of 10: a (5) leaves one place in train, b (3) ends valid early, at 8; e takes the place, d is left.
+    # Ends at 6 and 8 of 10: a (5) leaves a place in train, b (3) fills valid up to 8, e takes the place, d is left.
     assert scaffold_split(list("aaaaabbbde"), SHARES).tolist() == [0] * 5 + [1] * 3 + [2, 0]
 
 
