@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import lzma
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,8 +25,22 @@ if TYPE_CHECKING:
 TRAJECTORY_SUFFIXES = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz", ".extxyz.xz", ".xyz.xz", ".traj")
 _SYSTEM = re.compile(rb'(?:^|\s)sid=(?:"([^"]*)"|(\S+))')
 _LONGEST_LINE = 2**16
-_DAMAGE = (OSError, EOFError, lzma.LZMAError, ValueError, LookupError, TypeError, AttributeError, ImportError)
-"""What damaged files make ASE raise."""
+_DAMAGE = (
+    OSError,
+    EOFError,
+    lzma.LZMAError,
+    zlib.error,
+    struct.error,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+)
+"""What damaged files make ASE, and the streams below it, raise."""
 
 
 @dataclass(frozen=True)
@@ -119,40 +136,42 @@ def _text_frames(path: Path) -> Iterator[tuple[str, int]]:
                 row += count + 2
                 match = _SYSTEM.search(comment)
                 yield (match[1] or match[2] or b"").decode(errors="replace") if match else "", start
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
         raise DataError(f"Expected an extxyz trajectory in {path}, found at line {row + 1}: {error}.") from error
 
 
 def _count_frames(path: Path) -> int:
-    reader = _trajectory(path)
-    with reader:
+    with _trajectory(path) as reader:
         if not len(reader):
             raise DataError(f"Expected frames in {path}, found none.", "Fetch it again.")
         return len(reader)
 
 
-def _trajectory(path: Path | str) -> Any:
+@contextlib.contextmanager
+def _trajectory(path: Path) -> Iterator[Any]:
+    """Opens an ASE trajectory; its damage, also when it is read, is a `DataError`."""
     try:
         from ase.io.trajectory import TrajectoryReader
         from ase.io.ulm import InvalidULMFileError
     except ImportError as error:
         raise _no_ase(error) from error
     try:
-        return TrajectoryReader(path)
+        with path.open("rb") as handle:
+            yield TrajectoryReader(handle)
     except (*_DAMAGE, InvalidULMFileError) as error:
         raise _damaged(path, error) from error
 
 
 def _frame(relaxation: Relaxation, place: int) -> Atoms:
     path = Path(relaxation.path)
+    if path.suffix == ".traj":
+        with _trajectory(path) as reader:
+            return reader[place]
     try:
         from ase.io.extxyz import XYZError, read_extxyz
     except ImportError as error:
         raise _no_ase(error) from error
     try:
-        if path.suffix == ".traj":
-            with _trajectory(path) as reader:
-                return reader[place]
         with _opened(path) as handle:
             handle.seek(place)
             count = handle.readline(_LONGEST_LINE)
@@ -177,7 +196,7 @@ def _energy(atoms: Atoms) -> float:
     return float(results.get("energy", np.nan))
 
 
-def _damaged(path: Path | str, error: Exception) -> DataError:
+def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"Expected a trajectory in {path}, found something else or a damaged one: {error}.")
 
 
