@@ -67,7 +67,7 @@ def evaluate_dataset(
 
     Returns:
         {"model", "dataset", "rows", "splits": {split: {metric: value}}, "average": {metric: value}}; the average is
-        the plain mean over splits.
+        the plain mean over splits. With "split_scheme" where the dataset has several.
 
     Raises:
         DataError: no such split, or no label of any target.
@@ -85,6 +85,8 @@ def evaluate_dataset(
         "rows": {name: counts.get(name, 0) for name in names},
         "splits": {},
     }
+    if dataset.scheme is not None:
+        summary["split_scheme"] = dataset.scheme
     for name in names:
         split = dataset.split(name)
         check_records(predictor.manifest, dataset, split)

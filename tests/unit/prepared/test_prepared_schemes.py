@@ -168,7 +168,7 @@ def test_model_is_trained_and_judged_on_the_scheme_of_its_configuration(tmp_path
     (target,) = api.load_model("halves", models=models, device="cpu").manifest.targets
     assert target.mean == pytest.approx(np.mean([row for row in KEPT if row < 14]))
     own = api.evaluate("toy", model="halves", root=tmp_path, models=models, device="cpu")
-    assert own["rows"] == {"valid": 10}
+    assert (own["rows"], own["split_scheme"]) == ({"valid": 10}, "halves")
     assert own["splits"]["valid"]["gap_mae_ev"] == pytest.approx(result.metrics["gap_mae_ev"], rel=1e-4)
     other = api.evaluate("toy", model="halves", root=tmp_path, models=models, device="cpu", split_scheme="thirds")
     assert other["rows"] == {"valid": 8, "test": 7}
