@@ -155,7 +155,8 @@ def read_rows(files: Files, targets: Sequence[str]) -> Iterator[RawMolecule]:
     nameless = 0
     for index, (path, number, text, problem) in enumerate(_all_records(files)):
         cid, labels = next(rows)
-        block, columns = split_record(text)
+        # The official records have no properties: their text need not be searched line by line.
+        block, columns = split_record(text) if "\n>" in text or not text.endswith("\n") else (text, {})
         found = _cid(block, columns)
         if found is not None and found != cid:
             raise DataError(

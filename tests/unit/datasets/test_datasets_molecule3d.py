@@ -120,8 +120,8 @@ def test_dft_geometry_with_all_hydrogens_is_the_input(tmp_path: Path) -> None:
     assert record.atomic_numbers is not None and (record.atomic_numbers == 1).sum() == 12
     found = record.positions[0]
     expected = mol.GetConformer().GetPositions()
-    pairs = (np.sort(np.linalg.norm(x[:, None] - x[None], axis=-1), axis=None) for x in (found, expected))
-    np.testing.assert_allclose(*pairs, atol=1e-3)
+    ours, theirs = (np.sort(np.linalg.norm(x[:, None] - x[None], axis=-1), axis=None) for x in (found, expected))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 def test_published_random_split_of_all_rows() -> None:
