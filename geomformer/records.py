@@ -39,7 +39,7 @@ class RawMolecule:
         index: position in the input, from 0, counting unreadable rows too.
         id: identifier given by the input, else the index as text.
         text: SMILES or mol block.
-        kind: what `text` is: "smiles" or "mol".
+        kind: what `text` is: "smiles" or "mol"; "xyz" for rows without bonds, see `io.xyz.RawStructure`.
         columns: the row's other fields, passed through to the output.
         targets: labels, NaN where the row has none.
         reference_numbers: atomic numbers of a reference geometry, or None. (M,)

@@ -62,10 +62,12 @@ def read_molecule(raw: RawMolecule) -> Chem.Mol:
     """Parses and sanitises the text of a row, with its explicit hydrogens when it is a mol block.
 
     Raises:
-        MoleculeError: `unparsable`, with the reason.
+        MoleculeError: `unparsable`, with the reason; `wrong_input_kind` for coordinates without bonds.
     """
     if raw.problem:
         raise MoleculeError("unparsable", raw.problem)
+    if raw.kind == "xyz":
+        raise MoleculeError("wrong_input_kind", "Expected bonds, in a SMILES or a mol block; found bare coordinates.")
     if not raw.text.strip():
         raise MoleculeError("unparsable", "The structure is empty; expected a SMILES or a mol block.")
     mol = read_block(raw.text) if raw.kind == "mol" else read_smiles(raw.text.strip())

@@ -1,18 +1,20 @@
-"""Your own molecules: csv, smi, sdf or Parquet files with any number of target columns."""
+"""Your own molecules: csv, smi, sdf, Parquet, xyz or extxyz files with any number of target columns."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-import re
-from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from geomformer.chem.build import ChemistryOptions
+from geomformer.chem.build import build as chem_build
+from geomformer.datasets.custom_survey import SCHEMES, draw_split, split_name, survey
 from geomformer.datasets.pipeline import (
     Limit,
     PrepareOptions,
@@ -20,19 +22,17 @@ from geomformer.datasets.pipeline import (
     UniqueIds,
     check_labels,
     chemistry_fields,
-    count_labels,
     prepare_molecules,
-    text_key,
 )
-from geomformer.errors import ConfigError, DataError, nearest
+from geomformer.errors import ConfigError, MoleculeError, nearest
 from geomformer.files import describe_file
 from geomformer.io.columns import TargetColumn, target_columns
 from geomformer.io.readers import input_columns, read_molecules
-from geomformer.prepared.splits import grouped_split, split_counts
+from geomformer.io.streams import suffix_of
+from geomformer.io.xyz import XYZ_SUFFIXES, RawStructure
+from geomformer.prepared.splits import split_counts
 from geomformer.prepared.storage import DatasetDescription
-from geomformer.records import RawMolecule
-
-_SPLIT_NAMES = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
+from geomformer.records import RawMolecule, Record
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,6 @@ class _Source:
         )
 
 
-@dataclass
-class _Survey:
-    """What a first pass over the files found.
-
-    Attributes:
-        keys: a hash of every row's structure. (R,) uint64
-        ids: a hash of every row's identifier. (R,) uint64
-        labels: number of labels of every target.
-        splits: rows of every split that the input names.
-    """
-
-    keys: np.ndarray
-    ids: np.ndarray
-    labels: dict[str, int]
-    splits: Counter[str | None]
-
-
 def prepare(
     *,
     raw: Sequence[Path],
@@ -83,7 +66,10 @@ def prepare(
     files at different levels of theory can be mixed as different targets. Columns that end in an energy unit
     (`gap_hartree`) are converted to eV and named without it (`gap`); others keep name and values.
     With `use_geometry` the 3D coordinates of an SDF are the reference geometry; by default they are not used.
-    Without a split column rows are split by seed, and rows with the same text of the structure stay together.
+    Without a split column rows are split by seed, and rows of the same molecule (canonical SMILES) stay together; with
+    `split_scheme` "scaffold" all rows of one scaffold do (see `scaffold_groups_split`).
+    Structures of xyz and extxyz files are taken as they are, with all atoms, their cell, tags, fixed atoms and forces;
+    their columns are the keys of the comment lines. They have no bonds, and are not mixed with files that do.
 
     Args:
         raw: the files.
@@ -96,49 +82,116 @@ def prepare(
         `out`.
 
     Raises:
-        ConfigError: no file or no target is given, or a column does not exist.
+        ConfigError: no file or no target is given, a column does not exist, or options or files do not go together.
         DataError: a file is unusable, a label is not numeric, a target has no label, or no molecule is valid.
     """
-    if not raw:
-        raise ConfigError("Expected at least one file of molecules, found none.", "Name csv, sdf or Parquet files.")
-    if not options.targets:
-        raise ConfigError("Expected at least one target column, found none.", "Name it with --target.")
+    _check_options(raw, options)
     fractions = {name: options.fractions[name] for name in sorted(options.fractions, key=_split_order)}
     split_counts(1, fractions)
     targets = target_columns(options.targets)
     sources = _sources(raw, targets)
-    survey = _survey(sources, options)
-    check_labels({target.name: survey.labels.get(target.name, 0) for target in targets}, len(survey.keys))
-    description = _description(raw, targets, fractions, options)
-    splits = None
+    chemistry = _chemistry(raw, options)
+    if _without_bonds(raw):
+        # Reading them is all the work there is.
+        options = dataclasses.replace(options, workers=0, executor="local")
+    found = survey(_all_rows(sources, options), options, chemistry.max_atoms)
+    check_labels({target.name: found.labels.get(target.name, 0) for target in targets}, len(found.ids))
+    names, numbers, counts = tuple(fractions), None, found.splits
     if options.split_column is None:
-        names = list(fractions)
-        splits = [names[i] for i in grouped_split(survey.keys, fractions, options.seed or 0)]
-    limit = options.limit or len(survey.keys)
-    total = sum(min(limit, count) for count in (survey.splits if splits is None else Counter(splits)).values())
-    rows = _rows(sources, targets, splits, UniqueIds(survey.ids), options)
-    chemistry = options.chemistry_options()
-    return prepare_molecules(rows, out, description, options, chemistry=chemistry, total=total, progress=progress)
+        numbers = draw_split(found, fractions, options)
+        counts = Counter(dict(zip(names, np.bincount(numbers, minlength=len(names)).tolist(), strict=True)))
+    split_of = None if numbers is None else functools.partial(_numbered, names, numbers)
+    return prepare_molecules(
+        _rows(sources, targets, split_of, UniqueIds(np.frombuffer(found.ids, np.uint64)), options),
+        out,
+        _description(raw, targets, fractions, chemistry, options),
+        options,
+        chemistry=chemistry,
+        build=functools.partial(build, options=chemistry),
+        total=sum(min(options.limit or count, count) for count in counts.values()),
+        progress=progress,
+    )
+
+
+def build(raw: RawMolecule, options: ChemistryOptions) -> Record | MoleculeError:
+    """Turns a row into a record; a structure without bonds is one already. Runs in a worker process."""
+    if not isinstance(raw, RawStructure) or raw.record is None:
+        return chem_build(raw, options)
+    if raw.record.num_atoms > options.max_atoms:
+        return MoleculeError(
+            "too_large", f"The structure has {raw.record.num_atoms} atoms; the limit is {options.max_atoms}."
+        )
+    return dataclasses.replace(raw.record, id=raw.id, targets=dict(raw.targets))
+
+
+def _check_options(raw: Sequence[Path], options: PrepareOptions) -> None:
+    if not raw:
+        raise ConfigError("Expected at least one file of molecules, found none.", "Name csv, sdf or Parquet files.")
+    if not options.targets:
+        raise ConfigError("Expected at least one target column, found none.", "Name it with --target.")
+    scheme = options.split_scheme or SCHEMES[0]
+    if scheme not in SCHEMES:
+        raise ConfigError(f"Expected a split scheme among {', '.join(SCHEMES)}, found '{scheme}'.")
+    if scheme != SCHEMES[0] and options.split_column is not None:
+        raise ConfigError("Expected a split column or a split scheme, found both.", "Leave one of them out.")
+
+
+def _without_bonds(raw: Sequence[Path]) -> list[Path]:
+    return [path for path in raw if suffix_of(path) in XYZ_SUFFIXES]
+
+
+def _chemistry(raw: Sequence[Path], options: PrepareOptions) -> ChemistryOptions:
+    """Returns how rows become records; structures without bonds are taken as they are.
+
+    Raises:
+        ConfigError: files with and without bonds are mixed, or an option has no meaning without bonds.
+    """
+    bare = _without_bonds(raw)
+    if not bare:
+        return options.chemistry_options()
+    if len(bare) < len(raw):
+        raise ConfigError(
+            f"Expected files of one kind, found {bare[0]}, which has no bonds, and {len(raw) - len(bare)} with bonds.",
+            "Prepare them as two datasets.",
+        )
+    meaningless = [name for name in options.chemistry if name != "max_atoms"]
+    meaningless += ["split_scheme scaffold"] if options.split_scheme == "scaffold" else []
+    if meaningless:
+        raise ConfigError(
+            f"Structures without bonds, as in {bare[0]}, are taken as they are; this has no meaning for them: "
+            f"{', '.join(meaningless)}.",
+            "Leave it out.",
+        )
+    return options.chemistry_options(num_conformers=1, hydrogens=True, geometry="input", features=False)
 
 
 def _description(
-    raw: Sequence[Path], targets: Sequence[TargetColumn], fractions: Mapping[str, float], options: PrepareOptions
+    raw: Sequence[Path],
+    targets: Sequence[TargetColumn],
+    fractions: Mapping[str, float],
+    chemistry: ChemistryOptions,
+    options: PrepareOptions,
 ) -> DatasetDescription:
     return DatasetDescription(
         dataset="custom",
         targets={target.name: target.unit for target in targets},
         sources=[describe_file(path) for path in raw],
         options={
-            **chemistry_fields(options.chemistry_options(), options, bool(options.use_geometry)),
+            **chemistry_fields(chemistry, options, bool(options.use_geometry)),
             "target_columns": {target.name: target.column for target in targets},
             "smiles_column": options.smiles_column,
             "id_column": options.id_column,
             "split_column": options.split_column,
+            "split_scheme": None if options.split_column else options.split_scheme or SCHEMES[0],
             "fractions": None if options.split_column else dict(fractions),
         },
         level_of_theory=options.level_of_theory,
         seed=options.seed or 0,
     )
+
+
+def _numbered(names: Sequence[str], numbers: np.ndarray, row: int) -> str:
+    return names[numbers[row]]
 
 
 def _split_order(name: str) -> tuple[bool, str]:
@@ -162,64 +215,30 @@ def _sources(raw: Sequence[Path], targets: Sequence[TargetColumn]) -> list[_Sour
     return sources
 
 
-def _survey(sources: Sequence[_Source], options: PrepareOptions) -> _Survey:
-    """Reads all files once: every label is checked before any long work starts."""
-    keys, ids = array("Q"), array("Q")
-    labels: dict[str, int] = {}
-    splits: Counter[str | None] = Counter()
+def _all_rows(sources: Sequence[_Source], options: PrepareOptions) -> Iterator[tuple[Path, RawMolecule]]:
     for source in sources:
-        for molecule in source.read(options):
-            keys.append(_structure_key(molecule))
-            ids.append(text_key(molecule.id))
-            count_labels(labels, molecule.targets)
-            splits[_split_name(molecule, source.path)] += 1
-    return _Survey(np.array(keys, np.uint64), np.array(ids, np.uint64), labels, splits)
-
-
-def _structure_key(molecule: RawMolecule) -> int:
-    """Returns a hash of SMILES or mol block, the latter without its three header lines."""
-    text = molecule.text if molecule.kind == "smiles" else "".join(molecule.text.split("\n", 3)[3:])
-    return text_key(text)
-
-
-def _split_name(molecule: RawMolecule, path: Path) -> str | None:
-    """Returns the usual name of the split that a row names.
-
-    Raises:
-        DataError: the name cannot be part of a file name.
-    """
-    if molecule.split is None:
-        return None
-    name = _SPLIT_NAMES.get(molecule.split.lower(), molecule.split.lower())
-    if not re.fullmatch(r"[a-z0-9_]{1,40}", name):
-        raise DataError(
-            f"Expected a split such as train, valid or test, found '{molecule.split}' in record {molecule.index} "
-            f"of {path}."
-        )
-    return name
+        for raw in source.read(options):
+            yield source.path, raw
 
 
 def _rows(
     sources: Sequence[_Source],
     targets: Sequence[TargetColumn],
-    splits: Sequence[str] | None,
+    split_of: Callable[[int], str] | None,
     unique: UniqueIds,
     options: PrepareOptions,
 ) -> Iterator[RawMolecule]:
     """Yields the rows of all files with unique ids, all targets and their splits."""
-    within, row = Limit(options.limit), 0
-    for source in sources:
-        for molecule in source.read(options):
-            split = _split_name(molecule, source.path) if splits is None else splits[row]
-            row += 1
-            if not within(split):
-                continue
+    within = Limit(options.limit)
+    for row, (path, raw) in enumerate(_all_rows(sources, options)):
+        split = split_name(raw, path) if split_of is None else split_of(row)
+        if within(split):
             yield dataclasses.replace(
-                molecule,
-                index=row - 1,
-                id=unique(molecule.id),
-                targets={target.name: molecule.targets.get(target.name, math.nan) for target in targets},
+                raw,
+                index=row,
+                id=unique(raw.id),
+                targets={target.name: raw.targets.get(target.name, math.nan) for target in targets},
                 split=split,
                 columns={},
-                reference_block=molecule.text if options.use_geometry and molecule.kind == "mol" else None,
+                reference_block=raw.text if options.use_geometry and raw.kind == "mol" else None,
             )

@@ -145,7 +145,7 @@ def prepare_trajectories(
             _description(dataset, trajectory, split, options),
             options,
             total=total,
-            bytes_per_row=25.0 * len(trajectory.numbers) + 20,
+            bytes_per_row=30.0 * len(trajectory.numbers) + 60,
             progress=functools.partial(_shifted, progress, done, sum(totals)) if progress else None,
         )
         done += total

@@ -11,6 +11,7 @@ from geomformer.io.columns import Query, target_columns
 from geomformer.io.sdf import check_sdf, read_sdf, sdf_columns
 from geomformer.io.streams import check_input
 from geomformer.io.tables import csv_columns, parquet_columns, read_csv, read_parquet, read_smi
+from geomformer.io.xyz import XYZ_SUFFIXES, check_xyz, read_xyz, xyz_columns
 from geomformer.records import RawMolecule
 
 
@@ -49,6 +50,7 @@ READERS: dict[str, Reader] = {
     ".sdf.gz": _SDF,
     ".mol": _SDF,
     ".parquet": Reader(read_parquet, parquet_columns),
+    **dict.fromkeys(XYZ_SUFFIXES, Reader(read_xyz, xyz_columns, check_xyz)),
 }
 """Readers of molecules by suffix."""
 
@@ -78,7 +80,7 @@ def read_molecules(
 
     Args:
         path: file of one of the kinds in `READERS`.
-        smiles_column: column with the SMILES; found by name if None. No meaning for SDF.
+        smiles_column: column with the SMILES; found by name if None. No meaning for SDF and xyz.
         id_column: column or SDF property with the identifier; found by name (SDF: the title) if None.
         targets: columns with labels; an empty cell is NaN.
         split_column: column that names the row's split.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from geomformer.executors import Failure
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule, Record
-from geomformer.units import KCAL_PER_MOL_IN_EV
 
 FAST = {"num_conformers": 1}
 SMILES = ["C", "CC", "CCO", "c1ccccc1", "CC(=O)O", "not a smiles", "C1CC1", "CN", "C#N", "O=C=O", "CCCl", "[Na+].[Cl-]"]
@@ -148,91 +146,3 @@ def test_registry() -> None:
     assert load_dataset("custom") is custom.prepare
     with pytest.raises(ConfigError, match="Did you mean 'qm9'"):
         load_dataset("qm8")
-
-
-def table(path: Path, header: str = "name,smiles,gap_kcal_mol,mu") -> Path:
-    lines = [f"m{i},{text},{i + 1},{'' if i % 2 else 0.5}" for i, text in enumerate(SMILES)]
-    path.write_text("\n".join([header, *lines]) + "\n")
-    return path
-
-
-def prepare(out: Path, *files: Path, progress: object = None, **options: object) -> Path:
-    chosen: dict[str, object] = {"chemistry": FAST, "workers": 0, "targets": ("gap_kcal_mol",), "shard_rows": 5}
-    return custom.prepare(
-        raw=files, out=out, data_root=out, options=PrepareOptions(**(chosen | options)), progress=progress
-    )  # type: ignore[arg-type]
-
-
-def test_custom_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
-    file = table(tmp_path / "in.csv")
-    for workers in (0, 2):
-        prepare(tmp_path / str(workers), file, workers=workers)
-    assert content(tmp_path / "0") == content(tmp_path / "2")
-    dataset = PreparedDataset(tmp_path / "0")
-    assert sum(dataset.splits.values()) == len(SMILES) - 1 and set(dataset.splits) == {"train", "valid", "test"}
-    found = next(item for name in dataset.splits for item in dataset.split(name) if item.id == "m2")
-    assert found.targets["gap"] == pytest.approx(3 * KCAL_PER_MOL_IN_EV) and found.smiles == "CCO"
-    assert dataset.manifest["targets"]["gap"]["unit"] == "ev"
-    assert dataset.manifest["sources"][0]["file"] == "in.csv"
-
-
-def test_custom_split_column_limit_and_duplicate_ids(tmp_path: Path) -> None:
-    lines = ["id,smiles,gap_ev,set", *(f"x,{'C' * (i + 1)},1,{'Val' if i % 2 else 'train'}" for i in range(8))]
-    (tmp_path / "in.csv").write_text("\n".join(lines))
-    prepare(tmp_path / "out", tmp_path / "in.csv", targets=("gap_ev",), split_column="set", limit=2)
-    dataset = PreparedDataset(tmp_path / "out")
-    assert dataset.splits == {"train": 2, "valid": 2}
-    assert dataset.split("train").ids == ["x", "x#3"] and dataset.split("valid").ids == ["x#2", "x#4"]
-    assert dataset.manifest["options"]["limit"] == 2
-
-
-def test_custom_mixes_files_with_different_targets(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("smiles,gap_ev\n" + "C,1\nCC,2\nCCC,3\n")
-    (tmp_path / "b.smi").write_text("O\nN\n")
-    (tmp_path / "c.csv").write_text("smiles,gap_b3lyp\nCO,5\n")
-    files = [tmp_path / name for name in ("a.csv", "b.smi", "c.csv")]
-    prepare(tmp_path / "out", *files, targets=("gap_ev", "gap_b3lyp"), fractions={"train": 1.0})
-    split = PreparedDataset(tmp_path / "out").split("train")
-    nan = float("nan")
-    np.testing.assert_equal(split.target("gap"), [1, 2, 3, nan, nan, nan])
-    np.testing.assert_equal(split.target("gap_b3lyp"), [nan] * 5 + [5])
-    with pytest.raises(ConfigError, match="Did you mean 'gap_ev'"):
-        prepare(tmp_path / "x", *files, targets=("gap_v",))
-
-
-def test_custom_says_what_is_wrong(tmp_path: Path) -> None:
-    file = table(tmp_path / "in.csv")
-    with pytest.raises(ConfigError, match="target column"):
-        prepare(tmp_path / "x", file, targets=())
-    with pytest.raises(ConfigError, match="add up to 1"):
-        prepare(tmp_path / "x", file, fractions={"train": 0.5})
-    with pytest.raises(DataError, match="not numeric"):
-        prepare(tmp_path / "x", file, targets=("name",))
-    (tmp_path / "empty.csv").write_text("smiles,gap_ev\nC,\n")
-    with pytest.raises(DataError, match="'gap' has no label"):
-        prepare(tmp_path / "x", tmp_path / "empty.csv", targets=("gap_ev",))
-    assert not (tmp_path / "x").exists()
-    (tmp_path / "bad.csv").write_text("smiles,gap_ev\nxyz,1\n")
-    with pytest.raises(DataError, match="None of the 1 input rows"):
-        prepare(tmp_path / "x", tmp_path / "bad.csv", targets=("gap_ev",))
-    prepare(tmp_path / "y", file)
-    with pytest.raises(ConfigError, match=r"options.chemistry.num_conformers: 1 there, 2 now"):
-        prepare(tmp_path / "y", file, chemistry={"num_conformers": 2})
-
-
-def test_custom_takes_an_sdf_geometry_as_the_reference_on_request(tmp_path: Path) -> None:
-    atoms = "    0.0000    0.0000    0.0000 O   0  0\n    0.9600    0.0000    0.1000 H   0  0\n"
-    atoms += "   -0.2400    0.9300    0.3000 H   0  0\n"
-    block = f"water\n  test            3D\n\n  3  2  0  0  0  0  0  0  0  0999 V2000\n{atoms}"
-    block += "  1  2  1  0\n  1  3  1  0\nM  END\n"
-    (tmp_path / "a.sdf").write_text(block + "> <gap_ev>\n7\n\n$$$$\n")
-    hydrogens = {"num_conformers": 1, "hydrogens": True}
-    shared = {"targets": ("gap_ev",), "fractions": {"train": 1.0}, "chemistry": hydrogens}
-    prepare(tmp_path / "with", tmp_path / "a.sdf", use_geometry=True, **shared)
-    found = PreparedDataset(tmp_path / "with").split("train")[0]
-    assert found.id == "water" and found.target_positions is not None
-    lengths = np.linalg.norm(found.target_positions[1:] - found.target_positions[0], axis=1)
-    np.testing.assert_allclose(np.sort(lengths), [0.9652, 1.0061], atol=1e-3)
-    prepare(tmp_path / "without", tmp_path / "a.sdf", **shared)
-    assert PreparedDataset(tmp_path / "without").split("train")[0].target_positions is None
-    assert json.loads((tmp_path / "with" / "manifest.json").read_text())["options"]["use_geometry"] is True
