@@ -55,7 +55,7 @@ class PrepareOptions:
     """Options of `prepare`. Every dataset uses those of the first group; `DatasetInfo.uses` names its others.
 
     Attributes:
-        workers: processes; no influence on the result.
+        workers: processes; no influence on the result. None: one, or all cores of a Ray cluster.
         executor: "local" processes of this machine, or a "ray" cluster; no influence on the result.
         ray_address: of a running Ray cluster; None starts one on this machine.
         timeout: seconds after which one row is given up.
@@ -83,7 +83,7 @@ class PrepareOptions:
         ConfigError: a value is out of range.
     """
 
-    workers: int = 1
+    workers: int | None = None
     executor: Literal["local", "ray"] = "local"
     ray_address: str | None = None
     timeout: float = 300.0
@@ -151,8 +151,8 @@ def open_executor(options: PrepareOptions) -> Executor:
     if options.executor == "ray":
         from geomformer.executors.ray import RayExecutor
 
-        return RayExecutor(options.ray_address, timeout=options.timeout, workers=options.workers or None)
-    return LocalExecutor(options.workers, timeout=options.timeout)
+        return RayExecutor(options.ray_address, timeout=options.timeout, workers=options.workers)
+    return LocalExecutor(1 if options.workers is None else options.workers, timeout=options.timeout)
 
 
 def prepare_molecules(

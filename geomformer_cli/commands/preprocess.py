@@ -212,7 +212,7 @@ def preprocess(
     chemistry = {"num_conformers": conformers, "hydrogens": hydrogens}
     options = PrepareOptions(
         chemistry={name: value for name, value in chemistry.items() if value is not None},
-        workers=cores() if workers is None else workers,
+        workers=cores() if workers is None and executor == "local" else workers,
         executor=executor,  # type: ignore[arg-type]
         ray_address=ray_address,
         part=part_of(shard),
