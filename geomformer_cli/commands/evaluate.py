@@ -12,12 +12,17 @@ from geomformer_cli import console
 from geomformer_cli.options import INPUT, MODEL, OUTPUT, DataRoot, Device, Json, Limit, ModelName
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from geomformer.artifacts.store import Artifact
+    from geomformer.inference.predictor import Predictor
+    from geomformer.prepared.dataset import PreparedDataset
 
 EXAMPLES = (
     "Examples:\n\n"
     "geomformer evaluate --task gap --model gap-geomformer --data qm9 --split test\n\n"
-    "geomformer evaluate --model models/mine/2 --data data/prepared/mine --json"
+    "geomformer evaluate --model models/mine/2 --data data/prepared/mine --json\n\n"
+    "geomformer evaluate --data pcqm4mv2 --split test-dev --submission submission"
 )
 _METRICS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "ewt": "EwT", "adwt": "ADwT", "r2": "R2"}
 _SINGLE = "single_conformer"
@@ -55,6 +60,15 @@ Out = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Submission = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder or .npz file for the predictions of test-dev and test-challenge of PCQM4Mv2, in the form that "
+        "OGB-LSC takes; nothing is evaluated.",
+        show_default="none",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 def evaluate(
@@ -67,6 +81,7 @@ def evaluate(
     limit: Limit = None,
     conformers: Conformers = None,
     out: Out = None,
+    submission: Submission = None,
     json: Json = False,
     device: Device = "auto",
 ) -> None:
@@ -76,10 +91,19 @@ def evaluate(
     """
     from geomformer import api
     from geomformer.artifacts.store import load_artifact
+    from geomformer.errors import ConfigError
 
     artifact = load_artifact(model)
     _check_task(task, artifact)
     dataset = data or artifact.config.data.dataset
+    if submission is not None:
+        if limit is not None or out is not None:
+            raise ConfigError(
+                "--submission predicts whole splits and writes nothing else: leave out --limit and --out."
+            )
+        predictor = api.load_model(model, conformers=conformers or 8, geometry="input", device=device)
+        _submit(predictor, api.open_dataset(dataset, data_root), submission, split or (), json)
+        return
     folder = out or Path("evaluations") / f"{artifact.reference}-{Path(dataset).name}"
     console.message(f"Model {artifact.reference}, dataset {dataset}")
     with console.progress("evaluate") as progress:
@@ -100,6 +124,20 @@ def evaluate(
     else:
         _show(metrics)
     console.message(f"Written: metrics.json and plots in {folder}")
+
+
+def _submit(predictor: Predictor, dataset: PreparedDataset, out: Path, splits: Sequence[str], json: bool) -> None:
+    from geomformer.evaluation.submission import write_submissions
+
+    console.message(f"Model {predictor.manifest.reference}, dataset {dataset.path}")
+    with console.progress("evaluate") as progress:
+        files = write_submissions(predictor, dataset, out, splits=splits, progress=progress)
+    if json:
+        names = {name: str(path) for name, path in files.items()}
+        console.result_json({"model": predictor.manifest.reference, "dataset": str(dataset.path), "submission": names})
+    else:
+        for path in files.values():
+            console.result(str(path))
 
 
 def _check_task(task: str | None, artifact: Artifact) -> None:

@@ -71,6 +71,7 @@ OPTIONS = {
         "--out",
         "--split",
         "--split-scheme",
+        "--submission",
         "--task",
     ],
     "geomformer predict": [

@@ -1,0 +1,290 @@
+"""The official files of PCQM4Mv2: the table of molecules, the split, and the geometries of the train split.
+
+Source: Hu et al., OGB-LSC, arXiv:2103.09430. All are read in one pass, from their archives or unpacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import math
+import pickle
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+
+from geomformer.datasets.archives import tar_members, zip_members
+from geomformer.errors import DataError
+from geomformer.io.sdf import MAX_RECORD
+
+ARCHIVE = "pcqm4m-v2.zip"
+GEOMETRIES = "pcqm4m-v2-train.sdf.tar.gz"
+SPLITS = ("train", "valid", "test-dev", "test-challenge")
+OFFICIAL_ROWS = {"train": 3_378_606, "valid": 73_545, "test-dev": 147_037, "test-challenge": 147_432}
+MAX_SPLIT_FILE = 2**28
+"""Bytes of `split_dict.pt`; the official one holds 30 MB."""
+CHUNK = 2**20
+
+_COLUMNS = ("idx", "smiles", "homolumogap")
+_TABLE, _SPLIT, _GEOMETRY = "the table", "the split", "the geometries"
+_NAMES = {
+    ARCHIVE: (_TABLE, _SPLIT),
+    "data.csv.gz": (_TABLE,),
+    "data.csv": (_TABLE,),
+    "split_dict.pt": (_SPLIT,),
+    GEOMETRIES: (_GEOMETRY,),
+    "pcqm4m-v2-train.sdf": (_GEOMETRY,),
+    "pcqm4m-v2-train.sdf.gz": (_GEOMETRY,),
+}
+"""What is found in files of these names, the first ones preferred."""
+_ENDINGS = {
+    ".zip": (_TABLE, _SPLIT),
+    ".csv.gz": (_TABLE,),
+    ".csv": (_TABLE,),
+    ".pt": (_SPLIT,),
+    ".tar.gz": (_GEOMETRY,),
+    ".sdf": (_GEOMETRY,),
+    ".sdf.gz": (_GEOMETRY,),
+}
+"""The same for files that the user names one by one."""
+_LOST = re.compile(r" \(row of ([\w-]+)\)$")
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the parts of the dataset are.
+
+    Attributes:
+        table, splits: `data.csv.gz` and `split_dict.pt`, or the archive that holds both.
+        geometry: SDF of the train split, None if it is not wanted.
+    """
+
+    table: Path
+    splits: Path
+    geometry: Path | None
+
+    @property
+    def all(self) -> list[Path]:
+        """Every file once."""
+        return list(dict.fromkeys(path for path in (self.table, self.splits, self.geometry) if path is not None))
+
+
+def find(paths: Sequence[Path], *, geometry: bool) -> Files | list[str]:
+    """Looks for the files in folders, at any depth, and among files that are named.
+
+    Args:
+        paths: files and folders.
+        geometry: whether the geometries are wanted.
+
+    Returns:
+        The files, or the names of the official ones that are missing.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        inside: dict[str, list[Path]] = {}
+        for item in sorted(path.rglob("*")) if path.is_dir() else ():
+            if item.name in _NAMES and item.is_file():
+                inside.setdefault(item.name, []).append(item)
+        for name, parts in _NAMES.items():
+            for part in parts if name in inside else ():
+                found.setdefault(part, inside[name][0])
+        if path.is_file():
+            for part in next((parts for end, parts in _ENDINGS.items() if path.name.lower().endswith(end)), ()):
+                found.setdefault(part, path)
+    missing = [] if {_TABLE, _SPLIT} <= found.keys() else [ARCHIVE]
+    if geometry and _GEOMETRY not in found:
+        missing.append(GEOMETRIES)
+    return missing or Files(found[_TABLE], found[_SPLIT], found[_GEOMETRY] if geometry else None)
+
+
+def lost_reason(reason: str, split: str | None) -> str:
+    """Returns the reason of a row in `rejected.parquet` together with its split, for `lost_from`."""
+    return f"{reason} (row of {split})"
+
+
+def lost_from(reason: str) -> str | None:
+    """Returns the split that a row in `rejected.parquet` is lost from; None for train rows."""
+    found = _LOST.search(reason)
+    return found[1] if found else None
+
+
+@contextlib.contextmanager
+def _opened(path: Path, endings: tuple[str, ...]) -> Iterator[IO[bytes]]:
+    """Opens a file, or the member of an archive whose name has one of the endings; without gzip around it."""
+    with _undamaged(path), contextlib.ExitStack() as stack:
+        members: Iterator[tuple[str, IO[bytes], int]] = iter(())
+        if path.name.lower().endswith((".zip", ".tar.gz")):
+            read = zip_members if path.name.lower().endswith(".zip") else tar_members
+            members = read(path, lambda name: name.endswith(endings) and not name.rpartition("/")[2].startswith("."))
+            name, handle, _ = next(members, ("", None, 0))
+            if handle is None:
+                raise DataError(f"Expected {endings[0]} in {path}, found no such member.", "Download it again.")
+        else:
+            name, handle = path.name, stack.enter_context(path.open("rb"))
+        if name.endswith(".gz"):
+            handle = cast(IO[bytes], stack.enter_context(gzip.open(handle)))
+        yield handle
+        for _ in members:
+            # To the end of the archive, where its checksum is.
+            pass
+
+
+@contextlib.contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is damaged or ends early: {error}.", "Download it again.") from error
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def table_rows(path: Path) -> Iterator[tuple[int, str, float]]:
+    """Yields idx, SMILES and gap (eV, NaN where the table has none) of every row of the table.
+
+    Args:
+        path: `data.csv.gz`, `data.csv`, or the archive.
+
+    Raises:
+        DataError: the table is damaged, or idx does not ascend.
+    """
+    with _opened(path, ("data.csv.gz", "data.csv")) as handle:
+        reader = csv.reader(io.TextIOWrapper(handle, encoding="utf-8-sig", errors="replace", newline=""))
+        header = next(reader, [])
+        if not set(_COLUMNS) <= set(header):
+            raise DataError(f"Expected the columns {', '.join(_COLUMNS)} in {path}, found {', '.join(header)[:200]}.")
+        places = [header.index(name) for name in _COLUMNS]
+        last = -1
+        while True:
+            try:
+                fields = next(reader, None)
+                if fields is None:
+                    return
+                index, smiles, gap = (fields[place] for place in places)
+                row = int(index), smiles, float(gap) if gap.strip() else math.nan
+            except (ValueError, IndexError, csv.Error) as error:
+                raise DataError(f"Line {reader.line_num} of the table in {path} is damaged: {error}.") from error
+            if row[0] <= last or math.isinf(row[2]):
+                raise DataError(f"Expected ascending idx and finite gaps in {path}, found {fields} after idx {last}.")
+            last = row[0]
+            yield row
+
+
+def sdf_records(path: Path) -> Iterator[str]:
+    """Yields the mol block of every record of an SDF.
+
+    Args:
+        path: `.sdf`, `.sdf.gz`, or the `.tar.gz` that holds one.
+
+    Raises:
+        DataError: the file is damaged or ends within a record.
+    """
+    with _opened(path, (".sdf",)) as handle:
+        # The rest of the line that ends a record stands before the next record: so it does here.
+        rest = b"\n"
+        while chunk := handle.read(CHUNK):
+            *whole, rest = (rest + chunk).split(b"\n$$$$")
+            for record in whole:
+                yield _block(record)
+            if len(rest) > MAX_RECORD:
+                raise DataError(f"Expected records ended by $$$$ in {path}, found one of more than {MAX_RECORD} bytes.")
+        if rest.partition(b"\n")[2].strip():
+            raise DataError(f"{path} ends within a record, without $$$$.", "Download it again.")
+
+
+def _block(record: bytes) -> str:
+    text = record.partition(b"\n")[2].decode("utf-8", "replace").replace("\r\n", "\n")
+    block, end, _ = text.partition("\nM  END")
+    return f"{block}{end}\n"
+
+
+def read_splits(path: Path) -> dict[str, np.ndarray]:
+    """Reads which rows of the table belong to which split: names of `SPLITS` and ascending idx, (R,) int64.
+
+    Only numbers are loaded: a file that asks for anything else is refused before any of it runs.
+
+    Args:
+        path: `split_dict.pt`, or the archive.
+
+    Raises:
+        DataError: it is damaged, refused, or not a split.
+    """
+    with _opened(path, ("split_dict.pt",)) as handle:
+        data = handle.read(MAX_SPLIT_FILE + 1)
+    if len(data) > MAX_SPLIT_FILE:
+        raise DataError(f"Expected at most {MAX_SPLIT_FILE} bytes of split_dict.pt, found more in {path}.")
+    found = _load_tensors(data, path)
+    if not isinstance(found, Mapping) or not set(found) <= set(SPLITS) or "train" not in found:
+        names = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
+        raise DataError(f"Expected a split into {', '.join(SPLITS)} in {path}, found {names[:200]}.")
+    splits = {name: _indices(found[name], name, path) for name in SPLITS if name in found}
+    everything = np.concatenate(list(splits.values()))
+    if len(np.unique(everything)) != len(everything):
+        raise DataError(f"Expected splits without common rows in {path}, found some in two of them.")
+    return splits
+
+
+def _indices(values: Any, name: str, path: Path) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (len(array) and int(array.min()) < 0):
+        raise DataError(f"Expected row numbers for {name} in {path}, found {array.dtype} of shape {array.shape}.")
+    if (np.diff(array.astype(np.int64)) <= 0).any():
+        raise DataError(f"Expected ascending row numbers for {name} in {path}: the geometries are in their order.")
+    return array.astype(np.int64)
+
+
+def _load_tensors(data: bytes, path: Path) -> Any:
+    """Loads what `torch.save` wrote, if it consists of numbers, text and numpy arrays of numbers."""
+    import torch
+
+    kinds = [np.dtype(kind) for kind in ("i4", "i8", "u4", "u8", "f4", "f8")]
+    reconstruct = np.zeros(0).__reduce__()[0]
+    names = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+    allowed: list[Any] = [np.ndarray, np.dtype, *{type(kind) for kind in kinds}, *((reconstruct, n) for n in names)]
+    allowed.append((_encode, "_codecs.encode"))
+    with torch.serialization.safe_globals(allowed):
+        try:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            wanted = _forbidden(data) or _GLOBAL.findall(str(error))
+            if not wanted:
+                raise _no_split(path, error) from error
+            raise DataError(
+                f"The file split_dict.pt in {path} is refused: it tries to load {wanted[0].rstrip('.')}, which row "
+                "numbers do not need. Nothing of it was run.",
+                "Use the official file.",
+            ) from error
+        except (RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
+            raise _no_split(path, error) from error
+
+
+def _forbidden(data: bytes) -> list[str]:
+    """Returns the names that a file asks for beyond those that are allowed at the moment; runs nothing."""
+    import torch
+
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
+    except (RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError):
+        # Only files in the zip format are searched.
+        return []
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """What a pickled array calls to turn text into its bytes."""
+    if encoding != "latin1":
+        raise ValueError(f"unexpected encoding {encoding}")
+    return text.encode("latin1")
+
+
+def _no_split(path: Path, error: Exception) -> DataError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
+    return DataError(f"Expected split_dict.pt as torch.save writes it, found it damaged in {path}: {reason[:200]}")

@@ -1,0 +1,144 @@
+"""Submission files for the test splits of PCQM4Mv2, whose labels the organisers of OGB-LSC keep.
+
+Source: Hu et al., OGB-LSC, arXiv:2103.09430: `y_pred`, one float32 per row, in the order of the split.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from geomformer.datasets.pcqm4mv2_sources import OFFICIAL_ROWS, lost_from
+from geomformer.errors import ArtifactError, ConfigError, DataError
+from geomformer.evaluation.evaluate import check_inputs, check_records
+from geomformer.files import check_writable, write_atomic
+from geomformer.inference.averaging import predict_records
+from geomformer.inference.predictor import Predictor
+from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.split import PreparedSplit
+from geomformer.prepared.storage import REJECTED
+
+logger = logging.getLogger(__name__)
+
+DATASET = "pcqm4mv2"
+TARGET = "gap"
+TEST_SPLITS = ("test-dev", "test-challenge")
+SUFFIX = ".npz"
+
+Progress = Callable[[int, int | None], None]
+
+
+def write_submissions(
+    predictor: Predictor,
+    dataset: PreparedDataset,
+    out: Path,
+    *,
+    splits: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Path]:
+    """Predicts the test splits and writes a file for each, `y_pred_pcqm4m-v2_SPLIT.npz`.
+
+    A file has one entry for every row of its split. Rows that could not be prepared get the mean of the train labels
+    and are named in a warning.
+
+    Args:
+        predictor: the model, ready to run.
+        dataset: PCQM4Mv2 as prepared.
+        out: folder of the files, or, for a single split, the file (`.npz`).
+        splits: some of `TEST_SPLITS`; all that the dataset has by default.
+        progress: called with the rows done and their number.
+
+    Returns:
+        The file of every split.
+
+    Raises:
+        ConfigError: another dataset or split, or one file for several splits.
+        ArtifactError: the model does not predict the gap, or reads something else.
+        DataError: there are no such splits, or the files cannot be written.
+    """
+    names = _names(dataset, splits)
+    if out.suffix == SUFFIX and len(names) > 1:
+        raise ConfigError(f"Expected a folder for the splits {' and '.join(names)}, found the file {out}.")
+    if TARGET not in predictor.task.targets:
+        raise ArtifactError(f"{predictor.manifest.reference} does not predict the target '{TARGET}' of {DATASET}.")
+    check_inputs(predictor.manifest, dataset)
+    check_writable(out.parent if out.suffix == SUFFIX else out)
+    parts = {name: dataset.split(name) for name in names}
+    lost = lost_rows(dataset)
+    total, done = sum(map(len, parts.values())), 0
+    files = {}
+    for name, split in parts.items():
+        check_records(predictor.manifest, dataset, split)
+        values = np.empty(len(split))
+        records = ((row, split[row]) for row in range(len(split)))
+        for prediction in predict_records(predictor.model, predictor.task, records, predictor.settings):
+            values[prediction.index] = prediction.mean(TARGET)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        values = _complete(dataset, split, values, lost.get(name, []))
+        _compare_size(name, len(values))
+        files[name] = out if out.suffix == SUFFIX else out / f"y_pred_pcqm4m-v2_{name}{SUFFIX}"
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, y_pred=values.astype(np.float32))
+        write_atomic(files[name], buffer.getvalue())
+    return files
+
+
+def lost_rows(dataset: PreparedDataset) -> dict[str, list[int]]:
+    """Returns idx of the rows of every test split that are in `rejected.parquet`."""
+    found: dict[str, list[int]] = {}
+    for row in pq.read_table(dataset.path / REJECTED).to_pylist():
+        split = lost_from(row["reason"])
+        if split is not None:
+            found.setdefault(split, []).append(int(row["id"]))
+    return found
+
+
+def _names(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
+    kind = dataset.manifest.get("dataset")
+    if kind != DATASET:
+        raise ConfigError(f"Submission files are for {DATASET}, found the dataset {kind} in {dataset.path}.")
+    wrong = [name for name in splits if name not in TEST_SPLITS]
+    if wrong:
+        raise ConfigError(
+            f"Submission files are for {' and '.join(TEST_SPLITS)}, found split '{wrong[0]}'.",
+            "Without --submission it is evaluated.",
+        )
+    names = list(dict.fromkeys(splits)) or [name for name in TEST_SPLITS if name in dataset.splits]
+    if not names:
+        raise DataError(f"Expected {' or '.join(TEST_SPLITS)} in {dataset.path}, found {', '.join(dataset.splits)}.")
+    return names
+
+
+def _complete(dataset: PreparedDataset, split: PreparedSplit, values: np.ndarray, lost: Sequence[int]) -> np.ndarray:
+    """Puts the mean of the train labels in the places of lost rows; rows stand in the order of their idx. (R,)"""
+    if not lost:
+        return values
+    mean = _train_mean(dataset.manifest)
+    rows = np.concatenate([np.array(split.ids, np.int64), np.array(lost, np.int64)])
+    logger.warning(
+        "%d rows of %s could not be prepared and get the mean train gap, %.3f eV: %s",
+        len(lost),
+        split.name,
+        mean,
+        ", ".join(map(str, lost)),
+    )
+    return np.concatenate([values, np.full(len(lost), mean)])[np.argsort(rows)]
+
+
+def _train_mean(manifest: Mapping[str, dict[str, dict[str, float | None]]]) -> float:
+    mean = manifest["targets"][TARGET].get("mean")
+    if mean is None:
+        raise DataError("Rows of the test split are missing, and there are no train labels to take a mean of.")
+    return mean
+
+
+def _compare_size(name: str, found: int) -> None:
+    if found != OFFICIAL_ROWS[name]:
+        logger.warning("%s: expected %d predictions for a submission, found %d", name, OFFICIAL_ROWS[name], found)
