@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.build import build as chem_build
-from geomformer.datasets.custom_survey import SCHEMES, draw_split, split_name, survey
+from geomformer.datasets.custom_survey import SCHEMES, Survey, draw_split, split_name, survey
 from geomformer.datasets.pipeline import (
     Limit,
     PrepareOptions,
@@ -96,11 +95,7 @@ def prepare(
         options = dataclasses.replace(options, workers=0, executor="local")
     found = survey(_all_rows(sources, options), options, chemistry.max_atoms)
     check_labels({target.name: found.labels.get(target.name, 0) for target in targets}, len(found.ids))
-    names, numbers, counts = tuple(fractions), None, found.splits
-    if options.split_column is None:
-        numbers = draw_split(found, fractions, options)
-        counts = Counter(dict(zip(names, np.bincount(numbers, minlength=len(names)).tolist(), strict=True)))
-    split_of = None if numbers is None else functools.partial(_numbered, names, numbers)
+    split_of, total = _divided(found, fractions, options)
     return prepare_molecules(
         _rows(sources, targets, split_of, UniqueIds(np.frombuffer(found.ids, np.uint64)), options),
         out,
@@ -108,7 +103,7 @@ def prepare(
         options,
         chemistry=chemistry,
         build=functools.partial(build, options=chemistry),
-        total=sum(min(options.limit or count, count) for count in counts.values()),
+        total=total,
         progress=progress,
     )
 
@@ -188,6 +183,19 @@ def _description(
         level_of_theory=options.level_of_theory,
         seed=options.seed or 0,
     )
+
+
+def _divided(
+    found: Survey, fractions: Mapping[str, float], options: PrepareOptions
+) -> tuple[Callable[[int], str] | None, int]:
+    """Returns what says the split of a row, None where the input does, and the number of rows that are used."""
+    if options.split_column is not None:
+        split_of, counts = None, list(found.splits.values())
+    else:
+        names, numbers = tuple(fractions), draw_split(found, fractions, options)
+        split_of = functools.partial(_numbered, names, numbers)
+        counts = np.bincount(numbers, minlength=len(names)).tolist()
+    return split_of, sum(min(options.limit or count, count) for count in counts)
 
 
 def _numbered(names: Sequence[str], numbers: np.ndarray, row: int) -> str:

@@ -67,7 +67,10 @@ SplitScheme = Annotated[
 Seed = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Seed of what is drawn: a split, a simulation.", show_default="the dataset's", rich_help_panel=INPUT
+        min=0,
+        help="Seed of what is drawn: a split, a simulation; rmd17: which published split.",
+        show_default="the dataset's",
+        rich_help_panel=INPUT,
     ),
 ]
 Size = Annotated[
@@ -76,7 +79,7 @@ Size = Annotated[
 Molecule = Annotated[
     list[str] | None,
     typer.Option(
-        help="md17, rmd17: e.g. aspirin; may be repeated.",
+        help="md17, rmd17: e.g. aspirin; may be repeated. Each goes to OUT/MOLECULE.",
         show_default="all there are",
         rich_help_panel=INPUT,
     ),
