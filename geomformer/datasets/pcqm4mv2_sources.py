@@ -30,6 +30,8 @@ SPLITS = ("train", "valid", "test-dev", "test-challenge")
 OFFICIAL_ROWS = {"train": 3_378_606, "valid": 73_545, "test-dev": 147_037, "test-challenge": 147_432}
 MAX_SPLIT_FILE = 2**28
 """Bytes of `split_dict.pt`; the official one holds 30 MB."""
+MAX_ROWS = 10**8
+"""More than any table of this kind has; a larger row number is damage."""
 CHUNK = 2**20
 
 _COLUMNS = ("idx", "smiles", "homolumogap")
@@ -233,12 +235,18 @@ def read_splits(path: Path) -> dict[str, np.ndarray]:
 
 
 def _indices(values: Any, name: str, path: Path) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iu" or (len(array) and int(array.min()) < 0):
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"Expected row numbers for {name} in {path}, found {type(values).__name__}.") from error
+    if array.ndim != 1 or array.dtype.kind not in "iu":
         raise DataError(f"Expected row numbers for {name} in {path}, found {array.dtype} of shape {array.shape}.")
-    if (np.diff(array.astype(np.int64)) <= 0).any():
+    if len(array) and not 0 <= int(array.min()) <= int(array.max()) < MAX_ROWS:
+        raise DataError(f"Expected row numbers for {name} in {path}, found {array.min()} to {array.max()}.")
+    array = array.astype(np.int64)
+    if (np.diff(array) <= 0).any():
         raise DataError(f"Expected ascending row numbers for {name} in {path}: the geometries are in their order.")
-    return array.astype(np.int64)
+    return array
 
 
 def _load_tensors(data: bytes, path: Path) -> Any:
@@ -249,7 +257,7 @@ def _load_tensors(data: bytes, path: Path) -> Any:
     reconstruct = np.zeros(0).__reduce__()[0]
     names = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
     allowed: list[Any] = [np.ndarray, np.dtype, *{type(kind) for kind in kinds}, *((reconstruct, n) for n in names)]
-    allowed.append((_encode, "_codecs.encode"))
+    allowed += [(_encode, "_codecs.encode"), (_no_bytes, "builtins.bytes")]
     with torch.serialization.safe_globals(allowed):
         try:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -282,6 +290,11 @@ def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise ValueError(f"unexpected encoding {encoding}")
     return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """What a pickled array of no rows calls for its bytes."""
+    return b""
 
 
 def _no_split(path: Path, error: Exception) -> DataError:

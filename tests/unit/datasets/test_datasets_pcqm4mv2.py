@@ -18,9 +18,10 @@ import torch
 from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.composition import block_composition, formula, smiles_composition
 from geomformer.chem.drawing import MAX_DRAWN, flat_record, spiral
-from geomformer.datasets import pcqm4mv2
-from geomformer.datasets.pcqm4mv2 import Review, prepare
-from geomformer.datasets.pcqm4mv2_sources import find, lost_from, read_splits, sdf_records, table_rows
+from geomformer.datasets import pcqm4mv2, pcqm4mv2_review
+from geomformer.datasets.pcqm4mv2 import prepare
+from geomformer.datasets.pcqm4mv2_review import Review
+from geomformer.datasets.pcqm4mv2_sources import Files, find, lost_from, read_splits, sdf_records, table_rows
 from geomformer.datasets.pipeline import PrepareOptions
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.executors import Failure
@@ -38,6 +39,13 @@ SPLITS = {name: rows.tolist() for name, rows in read_splits(SAMPLE / "split_dict
 def run(raw: Path, out: Path, **changes: Any) -> PreparedDataset:
     options = PrepareOptions(**{**OPTIONS, **changes})
     return PreparedDataset(prepare(raw=[raw], out=out, data_root=out.parent / "data", options=options))
+
+
+def read(raw: Path) -> list[RawMolecule]:
+    """Reads all rows without any chemistry."""
+    files = find([raw], geometry=True)
+    assert isinstance(files, Files)
+    return list(pcqm4mv2.molecules(files, read_splits(files.splits), None))
 
 
 def saved(splits: object) -> bytes:
@@ -151,6 +159,8 @@ def test_without_geometries_no_sdf_is_needed(tmp_path: Path) -> None:
 def test_only_the_gap(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="gap"):
         run(SAMPLE, tmp_path / "out", targets=("homo",))
+    with pytest.raises(ConfigError, match="are generated"):
+        run(SAMPLE, tmp_path / "out", chemistry={"geometry": "input"})
     assert run(SAMPLE, tmp_path / "out", targets=("gap",), limit=1).splits["train"] == 1
 
 
@@ -184,7 +194,7 @@ def test_as_many_records_as_train_rows(tmp_path: Path, count: int) -> None:
     records = (SDF.split("$$$$\n")[:-1] * 2)[:count]
     text = "".join(record + "$$$$\n" for record in records)
     with pytest.raises(DataError, match=f"60 in all, found {count}"):
-        run(archives(tmp_path / "raw", sdf=text), tmp_path / "out")
+        read(archives(tmp_path / "raw", sdf=text))
 
 
 MONSTERS = {
@@ -237,12 +247,12 @@ def test_a_row_that_took_its_worker_down_is_drawn() -> None:
 
 
 def test_a_row_that_cannot_even_be_drawn_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pcqm4mv2, "flat_record", end_unless_laid_out)
+    monkeypatch.setattr(pcqm4mv2_review, "flat_record", end_unless_laid_out)
     found = review()(RawMolecule(0, "0", "CCO", split="valid"), Failure(0, "the worker process died"))
     assert isinstance(found, Record)
     expected = spiral(3) - spiral(3).mean(axis=0)
     assert np.allclose(found.positions[0], expected, atol=1e-6)
-    monkeypatch.setattr(pcqm4mv2, "flat_record", end_always)
+    monkeypatch.setattr(pcqm4mv2_review, "flat_record", end_always)
     lost = review()(RawMolecule(0, "0", "CCO", split="valid"), Failure(0, "the worker process died"))
     assert isinstance(lost, MoleculeError) and lost_from(lost.message) == "valid"
 
@@ -301,15 +311,19 @@ def test_splits_of_older_numpy_and_of_tensors(tmp_path: Path) -> None:
         ({"train": np.array([0, 1]), "valid": np.array([1])}, "without common rows"),
         ({"train": np.array([-1])}, "row numbers"),
         ({"train": np.array([0.5])}, "row numbers"),
+        ({"train": np.array([2**63], np.uint64)}, "found 9223372036854775808"),
+        ({"train": np.array([10**12])}, "row numbers"),
+        ({"train": [[1], [2, 3]]}, "row numbers"),
+        ({"train": np.zeros(0, int), "valid": np.arange(60)}, "0 in all, found 60"),
         ({"train": np.arange(3), "test": np.arange(3)}, "train, valid, test-dev"),
         ([1, 2], "found list"),
-        ({"train": np.arange(10**6)}, "lacks"),
+        ({**SPLITS, "valid": [*SPLITS["valid"], 10**7]}, "lacks 1 of"),
     ],
 )
 def test_splits_that_are_none(tmp_path: Path, splits: object, message: str) -> None:
     raw = archives(tmp_path / "raw", splits=saved(splits))
     with pytest.raises(DataError, match=message):
-        list(pcqm4mv2.molecules(find([raw], geometry=False), read_splits(raw / "pcqm4m-v2.zip"), None))
+        read(raw)
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", b"PK\x03\x04 half", saved({"train": np.arange(5)})[:-200]])
@@ -339,7 +353,7 @@ def test_rows_in_no_split_are_listed(tmp_path: Path) -> None:
 )
 def test_a_damaged_table_says_so(tmp_path: Path, table: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        run(archives(tmp_path / "raw", table=table), tmp_path / "out", use_geometry=False)
+        read(archives(tmp_path / "raw", table=table))
 
 
 @pytest.mark.parametrize("name", ["pcqm4m-v2.zip", "pcqm4m-v2-train.sdf.tar.gz"])
@@ -347,7 +361,7 @@ def test_a_truncated_archive_says_so(tmp_path: Path, name: str) -> None:
     path = archives(tmp_path / "raw") / name
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(DataError, match="ends early"):
-        run(tmp_path / "raw", tmp_path / "out")
+        read(tmp_path / "raw")
 
 
 def test_an_sdf_that_ends_within_a_record(tmp_path: Path) -> None:
