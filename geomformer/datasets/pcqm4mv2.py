@@ -18,10 +18,10 @@ from geomformer.datasets.pcqm4mv2_sources import (
     SPLITS,
     Files,
     find,
-    read_splits,
     sdf_records,
     table_rows,
 )
+from geomformer.datasets.pcqm4mv2_split import read_splits
 from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, chemistry_fields, prepare_molecules
 from geomformer.errors import ConfigError, DataError
 from geomformer.files import describe_file
@@ -99,7 +99,7 @@ def prepare(
     )
     limit = options.limit
     total = sum(len(indices) if limit is None else min(limit, len(indices)) for indices in splits.values())
-    review = Review(splits["train"][:limit], options.rows_per_shard(total), chemistry, options.timeout)
+    review = Review(splits["train"][:limit], options.rows_per_shard(total), chemistry)
     prepare_molecules(
         molecules(files, splits, limit),
         out,

@@ -53,13 +53,11 @@ class Review:
         train: idx of the train rows in order. (R,)
         window: train rows among which mismatches are counted: those of a shard.
         chemistry: how molecules become records.
-        timeout: seconds for a row.
     """
 
-    def __init__(self, train: np.ndarray, window: int, chemistry: ChemistryOptions, timeout: float) -> None:
+    def __init__(self, train: np.ndarray, window: int, chemistry: ChemistryOptions) -> None:
         self._train, self._window = train, window
         self._chemistry = chemistry
-        self._timeout = min(timeout, DRAWING_SECONDS)
         self._mismatches: dict[int, int] = {}
         self._misfits: list[str] = []
         self._flat: list[str] = []
@@ -99,7 +97,7 @@ class Review:
             logger.warning("row %s: %s; it is drawn instead", raw.id, result.reason)
             for drawn in (True, False):
                 draw = functools.partial(flat_record, options=self._chemistry, drawn=drawn)
-                with LocalExecutor(1, timeout=self._timeout) as executor:
+                with LocalExecutor(1, timeout=DRAWING_SECONDS) as executor:
                     found = next(iter(executor.map(draw, [raw])))
                 if isinstance(found, Record):
                     self._flat.append(raw.id)

@@ -10,15 +10,12 @@ import csv
 import gzip
 import io
 import math
-import pickle
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
-
-import numpy as np
+from typing import IO, cast
 
 from geomformer.datasets.archives import tar_members, zip_members
 from geomformer.errors import DataError
@@ -28,10 +25,6 @@ ARCHIVE = "pcqm4m-v2.zip"
 GEOMETRIES = "pcqm4m-v2-train.sdf.tar.gz"
 SPLITS = ("train", "valid", "test-dev", "test-challenge")
 OFFICIAL_ROWS = {"train": 3_378_606, "valid": 73_545, "test-dev": 147_037, "test-challenge": 147_432}
-MAX_SPLIT_FILE = 2**28
-"""Bytes of `split_dict.pt`; the official one holds 30 MB."""
-MAX_ROWS = 10**8
-"""More than any table of this kind has; a larger row number is damage."""
 CHUNK = 2**20
 
 _COLUMNS = ("idx", "smiles", "homolumogap")
@@ -57,7 +50,6 @@ _ENDINGS = {
 }
 """The same for files that the user names one by one."""
 _LOST = re.compile(r" \(row of ([\w-]+)\)$")
-_GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
 @dataclass(frozen=True)
@@ -119,8 +111,12 @@ def lost_from(reason: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, endings: tuple[str, ...]) -> Iterator[IO[bytes]]:
-    """Opens a file, or the member of an archive whose name has one of the endings; without gzip around it."""
+def opened(path: Path, endings: tuple[str, ...]) -> Iterator[IO[bytes]]:
+    """Opens a file, or the member of an archive whose name has one of the endings; without gzip around it.
+
+    Raises:
+        DataError: there is no such member, or the file is damaged; also while it is read.
+    """
     with _undamaged(path), contextlib.ExitStack() as stack:
         members: Iterator[tuple[str, IO[bytes], int]] = iter(())
         if path.name.lower().endswith((".zip", ".tar.gz")):
@@ -158,7 +154,7 @@ def table_rows(path: Path) -> Iterator[tuple[int, str, float]]:
     Raises:
         DataError: the table is damaged, or idx does not ascend.
     """
-    with _opened(path, ("data.csv.gz", "data.csv")) as handle:
+    with opened(path, ("data.csv.gz", "data.csv")) as handle:
         reader = csv.reader(io.TextIOWrapper(handle, encoding="utf-8-sig", errors="replace", newline=""))
         header = next(reader, [])
         if not set(_COLUMNS) <= set(header):
@@ -189,7 +185,7 @@ def sdf_records(path: Path) -> Iterator[str]:
     Raises:
         DataError: the file is damaged or ends within a record.
     """
-    with _opened(path, (".sdf",)) as handle:
+    with opened(path, (".sdf",)) as handle:
         # The rest of the line that ends a record stands before the next record: so it does here.
         rest = b"\n"
         while chunk := handle.read(CHUNK):
@@ -206,98 +202,3 @@ def _block(record: bytes) -> str:
     text = record.partition(b"\n")[2].decode("utf-8", "replace").replace("\r\n", "\n")
     block, end, _ = text.partition("\nM  END")
     return f"{block}{end}\n"
-
-
-def read_splits(path: Path) -> dict[str, np.ndarray]:
-    """Reads which rows of the table belong to which split: names of `SPLITS` and ascending idx, (R,) int64.
-
-    Only numbers are loaded: a file that asks for anything else is refused before any of it runs.
-
-    Args:
-        path: `split_dict.pt`, or the archive.
-
-    Raises:
-        DataError: it is damaged, refused, or not a split.
-    """
-    with _opened(path, ("split_dict.pt",)) as handle:
-        data = handle.read(MAX_SPLIT_FILE + 1)
-    if len(data) > MAX_SPLIT_FILE:
-        raise DataError(f"Expected at most {MAX_SPLIT_FILE} bytes of split_dict.pt, found more in {path}.")
-    found = _load_tensors(data, path)
-    if not isinstance(found, Mapping) or not set(found) <= set(SPLITS) or "train" not in found:
-        names = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
-        raise DataError(f"Expected a split into {', '.join(SPLITS)} in {path}, found {names[:200]}.")
-    splits = {name: _indices(found[name], name, path) for name in SPLITS if name in found}
-    everything = np.concatenate(list(splits.values()))
-    if len(np.unique(everything)) != len(everything):
-        raise DataError(f"Expected splits without common rows in {path}, found some in two of them.")
-    return splits
-
-
-def _indices(values: Any, name: str, path: Path) -> np.ndarray:
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"Expected row numbers for {name} in {path}, found {type(values).__name__}.") from error
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"Expected row numbers for {name} in {path}, found {array.dtype} of shape {array.shape}.")
-    if len(array) and not 0 <= int(array.min()) <= int(array.max()) < MAX_ROWS:
-        raise DataError(f"Expected row numbers for {name} in {path}, found {array.min()} to {array.max()}.")
-    array = array.astype(np.int64)
-    if (np.diff(array) <= 0).any():
-        raise DataError(f"Expected ascending row numbers for {name} in {path}: the geometries are in their order.")
-    return array
-
-
-def _load_tensors(data: bytes, path: Path) -> Any:
-    """Loads what `torch.save` wrote, if it consists of numbers, text and numpy arrays of numbers."""
-    import torch
-
-    kinds = [np.dtype(kind) for kind in ("i4", "i8", "u4", "u8", "f4", "f8")]
-    reconstruct = np.zeros(0).__reduce__()[0]
-    names = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
-    allowed: list[Any] = [np.ndarray, np.dtype, *{type(kind) for kind in kinds}, *((reconstruct, n) for n in names)]
-    allowed += [(_encode, "_codecs.encode"), (_no_bytes, "builtins.bytes")]
-    with torch.serialization.safe_globals(allowed):
-        try:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            wanted = _forbidden(data) or _GLOBAL.findall(str(error))
-            if not wanted:
-                raise _no_split(path, error) from error
-            raise DataError(
-                f"The file split_dict.pt in {path} is refused: it tries to load {wanted[0].rstrip('.')}, which row "
-                "numbers do not need. Nothing of it was run.",
-                "Use the official file.",
-            ) from error
-        except (RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
-            raise _no_split(path, error) from error
-
-
-def _forbidden(data: bytes) -> list[str]:
-    """Returns the names that a file asks for beyond those that are allowed at the moment; runs nothing."""
-    import torch
-
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
-    except (RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError):
-        # Only files in the zip format are searched.
-        return []
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """What a pickled array calls to turn text into its bytes."""
-    if encoding != "latin1":
-        raise ValueError(f"unexpected encoding {encoding}")
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    """What a pickled array of no rows calls for its bytes."""
-    return b""
-
-
-def _no_split(path: Path, error: Exception) -> DataError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    reason = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
-    return DataError(f"Expected split_dict.pt as torch.save writes it, found it damaged in {path}: {reason[:200]}")

@@ -21,7 +21,8 @@ from geomformer.chem.drawing import MAX_DRAWN, flat_record, spiral
 from geomformer.datasets import pcqm4mv2, pcqm4mv2_review
 from geomformer.datasets.pcqm4mv2 import prepare
 from geomformer.datasets.pcqm4mv2_review import Review
-from geomformer.datasets.pcqm4mv2_sources import Files, find, lost_from, read_splits, sdf_records, table_rows
+from geomformer.datasets.pcqm4mv2_sources import Files, find, lost_from, sdf_records, table_rows
+from geomformer.datasets.pcqm4mv2_split import read_splits
 from geomformer.datasets.pipeline import PrepareOptions
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.executors import Failure
@@ -236,7 +237,7 @@ def test_what_is_no_smiles_is_rejected_loudly(tmp_path: Path, caplog: pytest.Log
 
 
 def review() -> Review:
-    return Review(np.arange(10), 10, ChemistryOptions(), 30.0)
+    return Review(np.arange(10), 10, ChemistryOptions())
 
 
 def test_a_row_that_took_its_worker_down_is_drawn() -> None:
@@ -257,13 +258,26 @@ def test_a_row_that_cannot_even_be_drawn_is_laid_out(monkeypatch: pytest.MonkeyP
     assert isinstance(lost, MoleculeError) and lost_from(lost.message) == "valid"
 
 
+def test_rows_whose_workers_die_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pcqm4mv2, "build", end_always)
+    found = run(SAMPLE, tmp_path / "out", limit=1, workers=1)
+    assert found.splits == {"valid": 1, "test-challenge": 1, "test-dev": 1}
+    for name in found.splits:
+        assert found.split(name)[0].conformer_source.tolist() == [FLAT]
+    (row,) = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert row["id"] == "0" and "worker process died" in row["reason"]
+    assert "it is drawn instead" in caplog.text and "3 rows have a flat drawing" in caplog.text
+
+
 def end_unless_laid_out(raw: RawMolecule, options: ChemistryOptions, drawn: bool) -> Record | MoleculeError:
     if drawn:
         os._exit(1)
     return flat_record(raw, options, drawn=drawn)
 
 
-def end_always(raw: RawMolecule, options: ChemistryOptions, drawn: bool) -> Record | MoleculeError:
+def end_always(raw: RawMolecule, options: ChemistryOptions, drawn: bool = True) -> Record | MoleculeError:
     os._exit(1)
 
 
