@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,10 @@ COMMON = frozenset({"workers", "executor", "ray_address", "timeout", "limit", "s
 
 MOLECULES = frozenset({"chemistry", "use_geometry", "level_of_theory", "targets"})
 """Options of every dataset of molecules."""
+
+
+SPELLINGS = {"num_conformers": "conformers", "targets": "target", "molecules": "molecule", "part": "shard"}
+"""Options that the command line calls otherwise."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,13 @@ def check_options(name: str, options: PrepareOptions) -> None:
     for field in dataclasses.fields(options):
         if field.name not in used and getattr(options, field.name) != getattr(defaults, field.name):
             having = [other for other, info in DATASETS.items() if field.name in info.uses]
+            asked = ", ".join(option_names(field.name, getattr(options, field.name)))
             raise ConfigError(
-                f"The dataset '{name}' has no option {field.name.replace('_', '-')}; {', '.join(having)} have it.",
-                "Leave it out.",
+                f"The dataset '{name}' does not use {asked}; only {', '.join(having)} can.", "Leave it out."
             )
+
+
+def option_names(field: str, value: object) -> list[str]:
+    """Returns how the command line spells an option of `PrepareOptions`."""
+    fields = list(value) if field == "chemistry" and isinstance(value, Mapping) else [field]
+    return [f"--{SPELLINGS.get(name, name).replace('_', '-')}" for name in fields]

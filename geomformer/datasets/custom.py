@@ -30,8 +30,14 @@ from geomformer.io.readers import input_columns, read_molecules
 from geomformer.io.streams import suffix_of
 from geomformer.io.xyz import XYZ_SUFFIXES, RawStructure
 from geomformer.prepared.splits import split_counts
-from geomformer.prepared.storage import DatasetDescription
+from geomformer.prepared.storage import DatasetDescription, check_folder
 from geomformer.records import RawMolecule, Record
+
+_WHERE_LABELS_ARE = (
+    "Labels are columns of csv and Parquet files, properties of SDF records and key=value in the comment lines of xyz "
+    "files; smi files have none."
+)
+_WITH_GEOMETRY = (".sdf", ".sdf.gz", ".mol", *XYZ_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def prepare(
         DataError: a file is unusable, a label is not numeric, a target has no label, or no molecule is valid.
     """
     _check_options(raw, options)
+    check_folder(out)
     fractions = {name: options.fractions[name] for name in sorted(options.fractions, key=_split_order)}
     split_counts(1, fractions)
     targets = target_columns(options.targets)
@@ -127,8 +134,19 @@ def _check_options(raw: Sequence[Path], options: PrepareOptions) -> None:
     scheme = options.split_scheme or SCHEMES[0]
     if scheme not in SCHEMES:
         raise ConfigError(f"Expected a split scheme among {', '.join(SCHEMES)}, found '{scheme}'.")
-    if scheme != SCHEMES[0] and options.split_column is not None:
-        raise ConfigError("Expected a split column or a split scheme, found both.", "Leave one of them out.")
+    given = {"scheme": options.split_scheme, "seed": options.seed}
+    for name, value in given.items():
+        if value is not None and options.split_column is not None:
+            raise ConfigError(f"Expected a split column or a split {name}, found both.", "Leave one of them out.")
+    places = [path.resolve() for path in raw]
+    twice = next((path for path, place in zip(raw, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"Expected every file once, found {twice} twice.", "Its molecules would count twice.")
+    if options.use_geometry and not any(suffix_of(path) in _WITH_GEOMETRY for path in raw):
+        raise ConfigError(
+            f"Expected a file with 3D structures for use_geometry, found {', '.join(map(str, raw))}.",
+            f"Give one of {', '.join(_WITH_GEOMETRY)}, or leave the option out.",
+        )
 
 
 def _without_bonds(raw: Sequence[Path]) -> list[Path]:
@@ -151,6 +169,8 @@ def _chemistry(raw: Sequence[Path], options: PrepareOptions) -> ChemistryOptions
         )
     meaningless = [name for name in options.chemistry if name != "max_atoms"]
     meaningless += ["split_scheme scaffold"] if options.split_scheme == "scaffold" else []
+    meaningless += ["smiles_column"] if options.smiles_column is not None else []
+    meaningless += ["use_geometry off"] if options.use_geometry is False else []
     if meaningless:
         raise ConfigError(
             f"Structures without bonds, as in {bare[0]}, are taken as they are; this has no meaning for them: "
@@ -218,7 +238,8 @@ def _sources(raw: Sequence[Path], targets: Sequence[TargetColumn]) -> list[_Sour
         if target.column not in everything:
             raise ConfigError(
                 f"Expected a target column '{target.column}' in {', '.join(str(path) for path in raw)}, found "
-                f"{', '.join(everything) or 'no columns'}.{nearest(target.column, everything)}"
+                f"{', '.join(everything) or 'no columns'}.{nearest(target.column, everything)}",
+                None if everything else _WHERE_LABELS_ARE,
             )
     return sources
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from geomformer.chem.scaffolds import murcko_scaffold
 from geomformer.datasets.pipeline import PrepareOptions, count_labels, open_executor, text_key
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.executors import Failure
+from geomformer.io.streams import TRUNCATED
 from geomformer.io.xyz import RawStructure
 from geomformer.prepared.splits import grouped_split, split_counts
 from geomformer.records import RawMolecule
@@ -25,6 +27,7 @@ from geomformer.records import RawMolecule
 logger = logging.getLogger(__name__)
 
 SCHEMES = ("random", "scaffold")
+TELL_SECONDS = 10.0
 _SPLIT_NAMES = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
 
 
@@ -45,7 +48,16 @@ class Survey:
     splits: Counter[str | None] = field(default_factory=Counter)
 
     def counted(self, rows: Iterable[tuple[Path, RawMolecule]]) -> Iterator[RawMolecule]:
+        told = time.monotonic()
         for path, raw in rows:
+            if raw.problem == TRUNCATED:
+                raise DataError(
+                    f"The compressed file {path} is cut off or damaged after {raw.index} records.",
+                    "Fetch or compress it again; `gzip -t` tells when it is whole.",
+                )
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                logger.info("looked through %d rows", len(self.ids))
             self.ids.append(text_key(raw.id))
             count_labels(self.labels, raw.targets)
             self.splits[split_name(raw, path)] += 1
@@ -65,8 +77,9 @@ def survey(rows: Iterable[tuple[Path, RawMolecule]], options: PrepareOptions, ma
         max_atoms: larger molecules are not parsed; they will be rejected.
 
     Raises:
-        DataError: a label is not numeric, or the name of a split cannot be one.
+        DataError: a label is not numeric, the name of a split cannot be one, or a compressed file is cut off.
     """
+    logger.info("looking through all rows: labels and split")
     found = Survey()
     if options.split_column is not None:
         deque(found.counted(rows), maxlen=0)
@@ -79,7 +92,6 @@ def survey(rows: Iterable[tuple[Path, RawMolecule]], options: PrepareOptions, ma
             yield RawMolecule(raw.index, "", raw.text, raw.kind, problem=raw.problem)
 
     find = functools.partial(structure_group, scaffold=options.split_scheme == "scaffold", max_atoms=max_atoms)
-    logger.info("grouping the rows by structure, for the split")
     with open_executor(options) as executor:
         for group in executor.map(find, bare()):
             text = texts.popleft()

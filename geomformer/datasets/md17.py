@@ -87,7 +87,8 @@ def prepare(
 
 def _files(raw: Sequence[Path], folder: Path, asked: Sequence[str]) -> dict[str, Path]:
     if raw or not asked:
-        return choose_molecules(find_files(MD17, raw_files(raw, list(FILES.values()), folder)), asked)
+        places = raw_files(raw, list(FILES.values()), folder)
+        return choose_molecules(MD17, find_files(MD17, places), asked, places)
     found = find_files(MD17, [folder] if folder.exists() else [])
     missing = [molecule for molecule in asked if molecule not in found]
     for molecule in missing:
@@ -95,4 +96,4 @@ def _files(raw: Sequence[Path], folder: Path, asked: Sequence[str]) -> dict[str,
             raise ConfigError(f"Expected one of {', '.join(FILES)}, found '{molecule}'.{nearest(molecule, FILES)}")
     if missing:
         fetch_all([FILES[molecule] for molecule in missing], folder)
-    return choose_molecules(find_files(MD17, [folder]), asked)
+    return choose_molecules(MD17, find_files(MD17, [folder]), asked, [folder])

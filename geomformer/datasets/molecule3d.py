@@ -38,7 +38,7 @@ from geomformer.executors import Failure
 from geomformer.files import describe_file
 from geomformer.prepared.schemes import ALL, NO_SPLIT, SPLITS
 from geomformer.prepared.splits import scaffold_split, split_ends
-from geomformer.prepared.storage import DatasetDescription
+from geomformer.prepared.storage import DatasetDescription, check_folder
 from geomformer.records import RawMolecule
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,9 @@ def prepare(
     """
     schemes = _schemes(options.split_scheme)
     targets = _targets(options.targets)
+    check_folder(out)
     files = find_files(raw, data_root / "raw" / "molecule3d")
+    logger.info("looking through the table, and checksums of the files")
     check_properties(files)
     indices = {scheme: files.indices[scheme] for scheme in schemes if scheme in files.indices}
     division = divided(files, schemes, options)

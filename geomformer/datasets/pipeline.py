@@ -37,6 +37,10 @@ Review = Callable[[Any, Record | MoleculeError | Failure], Record | MoleculeErro
 """Sees every item with its result, in order, in this process, and returns what is to become of it."""
 
 
+MAX_CONFORMERS = 255
+"""What the column `num_conformers` can hold."""
+
+
 class Item(Protocol):
     """One input row on its way to a worker: a `RawMolecule`, or whatever a dataset's own `Build` takes. Picklable."""
 
@@ -115,6 +119,13 @@ class PrepareOptions:
             raise ConfigError(f"Expected a part i/n with i from 1 to n, found {self.part[0]}/{self.part[1]}.")
         if self.executor not in ("local", "ray"):
             raise ConfigError(f"Expected the executor local or ray, found '{self.executor}'.")
+        if self.ray_address is not None and self.executor != "ray":
+            raise ConfigError(
+                "The address of a Ray cluster has no meaning for local processes.", "Ask for it: --executor ray."
+            )
+        conformers = self.chemistry.get("num_conformers", 1)
+        if not 1 <= conformers <= MAX_CONFORMERS:
+            raise ConfigError(f"Expected 1 to {MAX_CONFORMERS} conformers per molecule, found {conformers}.")
         if self.part is not None and self.overwrite:
             raise ConfigError(
                 "A part of a dataset cannot overwrite it: it would delete what the other parts have done.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from geomformer.datasets.archives import save_member, tar_members
-from geomformer.datasets.download import RemoteFile, raw_files
+from geomformer.datasets.download import RemoteFile, entries, raw_files
 from geomformer.datasets.pipeline import PrepareOptions, Progress
 from geomformer.datasets.trajectories import Dataset, choose_molecules, find_files, prepare_trajectories
 from geomformer.errors import ConfigError, DataError, nearest
@@ -66,21 +66,27 @@ def prepare(
         ConfigError: there is no such molecule or split, or a folder holds something else.
     """
     folder = data_root / "raw" / "rmd17"
+    if not raw and not entries(folder):
+        _check_names(options.molecules)
     places = []
     for place in raw_files(raw, [ARCHIVE], folder):
         inside = place / ARCHIVE.name
         archive = place if place.is_file() and place.name.endswith(_ARCHIVES) else inside if inside.exists() else None
         places.append(place if archive is None else _unpacked(archive, folder, options.molecules))
     # An archive in the default folder is unpacked beside itself.
-    files = choose_molecules(find_files(RMD17, dict.fromkeys(places)), options.molecules)
+    files = choose_molecules(RMD17, find_files(RMD17, dict.fromkeys(places)), options.molecules, places)
     return prepare_trajectories(RMD17, files, out=out, options=options, progress=progress)
+
+
+def _check_names(molecules: Sequence[str]) -> None:
+    for molecule in molecules:
+        if molecule not in FRAMES:
+            raise ConfigError(f"Expected one of {', '.join(FRAMES)}, found '{molecule}'.{nearest(molecule, FRAMES)}")
 
 
 def _unpacked(archive: Path, folder: Path, molecules: Sequence[str]) -> Path:
     """Unpacks the molecules that are asked for and the splits, unless they are there; returns their folder."""
-    for molecule in molecules:
-        if molecule not in FRAMES:
-            raise ConfigError(f"Expected one of {', '.join(FRAMES)}, found '{molecule}'.{nearest(molecule, FRAMES)}")
+    _check_names(molecules)
     wanted = {f"rmd17_{molecule}.npz": folder / "npz_data" for molecule in molecules or FRAMES}
     wanted |= {f"index_{part}_{n:02d}.csv": folder / "splits" for part in ("train", "test") for n in range(1, 6)}
     missing = {name for name, place in wanted.items() if not (place / name).exists()}

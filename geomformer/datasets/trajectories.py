@@ -94,14 +94,25 @@ def find_files(dataset: Dataset, places: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def choose_molecules(found: Mapping[str, Path], asked: Sequence[str]) -> dict[str, Path]:
+def choose_molecules(
+    dataset: Dataset, found: Mapping[str, Path], asked: Sequence[str], places: Sequence[Path]
+) -> dict[str, Path]:
     """Returns the files of the molecules that are asked for, all for none.
+
+    Args:
+        dataset: what they belong to.
+        found: files by molecule.
+        asked: names of molecules.
+        places: where the files were looked for.
 
     Raises:
         DataError: there is no file for one, or none at all.
     """
     if not found:
-        raise DataError("Expected npz files of molecules, found none.", "Name them, or their folder, with --raw.")
+        raise DataError(
+            f"Expected npz files of {dataset.name} molecules in {', '.join(map(str, places))}, found none.",
+            f"Name them, or their folder, with --raw; files called {dataset.other_prefix}*.npz do not count.",
+        )
     for molecule in asked:
         if molecule not in found:
             raise DataError(f"Expected one of {', '.join(found)}, found '{molecule}'.{nearest(molecule, found)}")
@@ -257,5 +268,6 @@ def _check_finite(trajectory: Trajectory, start: int, *arrays: np.ndarray) -> No
         wrong = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
         if len(wrong):
             raise DataError(
-                f"Expected finite numbers, found others in '{name}' of {trajectory.path}, frame {start + wrong[0]}."
+                f"Expected finite numbers, found others in '{name}' of {trajectory.path}, frame {start + wrong[0]}.",
+                "Fetch the file again, or take the frame out.",
             )

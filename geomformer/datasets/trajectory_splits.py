@@ -62,7 +62,7 @@ def choose_split(path: Path, arrays: Collection[str], num_frames: int, seed: int
     tables = _split_folder(path)
     inside = {name for name in arrays if name.startswith("train_idx_")}
     if tables is None and not inside:
-        return TrajectorySplit("seeded 950/50/rest", seeded_split(num_frames, seed), seed, seeded=True)
+        return TrajectorySplit("seeded 950/50/rest", seeded_split(num_frames, seed, path), seed, seeded=True)
     if not 1 <= seed <= NUM_PUBLISHED:
         raise ConfigError(
             f"Expected the number of a published split of {path}, 1 to {NUM_PUBLISHED}, found {seed}.", "See --seed."
@@ -70,14 +70,15 @@ def choose_split(path: Path, arrays: Collection[str], num_frames: int, seed: int
     files: tuple[Path, ...] = ()
     if tables is not None:
         files = tuple(tables / f"index_{part}_{seed:02d}.csv" for part in ("train", "test"))
+        _check_there(files, tables)
         train, test = (_read_indices(file) for file in files)
     else:
         train, test = (read_array(path, f"{part}_idx_{seed:02d}") for part in ("train", "test"))
-    numbers = published_split(num_frames, train, test, seed, path)
+    numbers = published_split(num_frames, train, test, seed, files[0].parent if files else path)
     return TrajectorySplit(f"published {seed:02d}", numbers, seed, files=files)
 
 
-def seeded_split(num_frames: int, seed: int) -> np.ndarray:
+def seeded_split(num_frames: int, seed: int, path: Path | str = "the trajectory") -> np.ndarray:
     """Returns the number of the split of every frame: 950 train, 50 valid, the rest test. (T,) int8
 
     The frames are divided in the order of `numpy.random.default_rng(seed).permutation(num_frames)`.
@@ -86,7 +87,7 @@ def seeded_split(num_frames: int, seed: int) -> np.ndarray:
         DataError: no frame would be left to test.
     """
     if num_frames <= NUM_TRAIN + NUM_VALID:
-        raise DataError(f"Expected more than {NUM_TRAIN + NUM_VALID} frames to split, found {num_frames}.")
+        raise DataError(f"Expected more than {NUM_TRAIN + NUM_VALID} frames to split, found {num_frames} in {path}.")
     order = np.random.default_rng(seed).permutation(num_frames)
     numbers = np.full(num_frames, SPLITS.index("test"), np.int8)
     numbers[order[:NUM_TRAIN]] = SPLITS.index("train")
@@ -107,8 +108,9 @@ def published_split(num_frames: int, train: np.ndarray, test: np.ndarray, seed: 
     distinct = both.dtype.kind in "iu" and len(np.unique(both)) == len(both)
     if not distinct or len(train) < 2 or not len(test) or both.min() < 0 or both.max() >= num_frames:
         raise DataError(
-            f"Expected distinct frames from 0 to {num_frames - 1} in the train and test indices of {path}, found "
-            "others."
+            f"Expected distinct frames from 0 to {num_frames - 1}, two or more to train and one or more to test, in "
+            f"split {seed} of {path}, found others.",
+            "Use the index files that belong to this npz file.",
         )
     order = train[np.random.default_rng(seed).permutation(len(train))]
     num_valid = max(1, len(train) // 20)
@@ -123,6 +125,15 @@ def _split_folder(path: Path) -> Path | None:
     """Returns the folder of the published indices of an npz file, in the official layout or beside the file."""
     candidates = (path.parent, path.parent / "splits", path.parent.parent / "splits")
     return next((folder for folder in candidates if any(folder.glob("index_train_*.csv"))), None)
+
+
+def _check_there(files: Collection[Path], folder: Path) -> None:
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        there = ", ".join(sorted(path.name for path in folder.glob("index_*.csv")))
+        raise DataError(
+            f"Expected {' and '.join(missing)} in {folder}, found {there}.", "Fetch them, or choose another --seed."
+        )
 
 
 def _read_indices(path: Path) -> np.ndarray:

@@ -16,6 +16,8 @@ from geomformer.io.streams import TRUNCATED, TruncatedStreamError, lines
 from geomformer.records import RawMolecule
 
 BATCH_ROWS = 1024
+UNCLOSED = "a quote that opens here is never closed: the rest of the file is inside of it"
+"""Problem of the last record of a csv file."""
 
 
 class _Table:
@@ -52,10 +54,12 @@ def _open_csv(path: Path) -> tuple[list[str], str, Iterator[str]]:
     stream = lines(path)
     try:
         line = next((line for line in stream if line.strip()), None)
-    except TruncatedStreamError:
-        line = None
+    except TruncatedStreamError as error:
+        raise DataError(f"The compressed file {path} ends early, before its first line.", "Fetch it again.") from error
     if line is None:
         raise DataError(f"Expected a header line in {path}, found none.")
+    if "\0" in line:
+        raise DataError(f"Expected text in UTF-8 in {path}, found zero bytes.", "Save it as csv in UTF-8.")
     columns, delimiter = _header(line)
     _check_distinct(columns, path)
     return columns, delimiter, stream
@@ -71,6 +75,23 @@ def csv_columns(path: Path) -> list[str]:
     return _open_csv(path)[0]
 
 
+class _Watched:
+    """Lines, and whether their end has been met: a row that reaches beyond the last line has an open quote."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines, self.ended = lines, False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._lines)
+        except StopIteration:
+            self.ended = True
+            raise
+
+
 def read_csv(path: Path, query: Query) -> Iterator[RawMolecule]:
     """Yields the rows of a delimited text file with a header; blank lines are no rows.
 
@@ -80,7 +101,8 @@ def read_csv(path: Path, query: Query) -> Iterator[RawMolecule]:
     """
     columns, delimiter, stream = _open_csv(path)
     table = _Table(path, columns, query)
-    reader = csv.reader(stream, delimiter=delimiter)
+    source = _Watched(stream)
+    reader = csv.reader(source, delimiter=delimiter)
     index = 0
     while True:
         try:
@@ -96,6 +118,9 @@ def read_csv(path: Path, query: Query) -> Iterator[RawMolecule]:
             return
         if not cells:
             continue
+        if source.ended:
+            yield RawMolecule(index=index, id=str(index), text="", problem=UNCLOSED)
+            return
         yield _csv_molecule(table, columns, cells, index)
         index += 1
 
@@ -119,7 +144,9 @@ def _open_parquet(path: Path) -> tuple[pq.ParquetFile, list[str]]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"Expected a Parquet file at {path}, found something else: {error}.") from error
+        raise DataError(
+            f"Expected a Parquet file at {path}, found something else: {str(error).rstrip('.')}."
+        ) from error
     columns = [field.name for field in file.schema_arrow]
     _check_distinct(columns, path)
     return file, [field.name for field in file.schema_arrow if _scalar(field.type)]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 XYZ_SUFFIXES = (".xyz", ".xyz.gz", ".extxyz", ".extxyz.gz")
 _KEY = re.compile(r"""(?:^|\s)([^\s="']+)=""")
+_COUNT = re.compile("[0-9]{1,12}")
 _LAYOUT = ("lattice", "properties", "pbc")
 """Keys of the comment line that are no columns."""
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
@@ -110,7 +111,7 @@ def _frames(path: Path) -> Iterator[_Frame]:
             number += 1
             if not line.strip():
                 continue
-            if not line.strip().isdecimal():
+            if not _COUNT.fullmatch(line.strip()):
                 if number == 1:
                     raise DataError(f"Expected the number of atoms in line 1 of {path}, found '{line.strip()[:40]}'.")
                 yield _Frame("", "", f"expected a number of atoms in line {number}, found '{line.strip()[:40]}'")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from geomformer.errors import DataError
 from geomformer.files import file_sha256, locked
-from geomformer.prepared.schema import LIST_COLUMNS, SCALAR_COLUMNS
+from geomformer.prepared.schema import LIST_COLUMNS, NEEDED_COLUMNS, SCALAR_COLUMNS
 from geomformer.prepared.storage import CACHE
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,11 @@ def _read_shard(path: Path, sha256: str) -> pa.Table:
         raise DataError(f"Expected the shard {path} that manifest.json lists, found nothing.", "Prepare it again.")
     if file_sha256(path) != sha256:
         raise DataError(f"The shard {path} is damaged or not the one that manifest.json lists.", "Prepare it again.")
-    return pq.read_table(path)
+    table = pq.read_table(path)
+    missing = sorted(NEEDED_COLUMNS.difference(table.column_names))
+    if missing:
+        raise DataError(f"Expected the columns {', '.join(missing)} in {path}, found none.", "Prepare it again.")
+    return table
 
 
 def mappable(table: pa.Table) -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from geomformer.files import file_sha256
 from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.schema import NEEDED_COLUMNS
 from geomformer.prepared.schemes import index_problems
 from geomformer.prepared.storage import REJECTED
 
@@ -58,7 +59,15 @@ def _shard_problems(path: Path, item: dict[str, Any], ids: list[np.ndarray]) -> 
     if file_sha256(path) != item["sha256"]:
         yield f"{path.name} is not the file that the manifest lists (sha256)"
         return
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        yield f"{path.name} cannot be read: {error}"
+        return
+    missing = sorted(NEEDED_COLUMNS.difference(table.column_names))
+    if missing:
+        yield f"{path.name} has no column {', '.join(missing)}"
+        return
     if table.num_rows != item["rows"]:
         yield f"{path.name} has {table.num_rows} rows, the manifest says {item['rows']}"
     ids.append(_hashes(table.column("id")))
@@ -83,7 +92,7 @@ def _content_problems(table: pa.Table) -> Iterator[str]:
             wrong = pc.fill_null(pc.not_equal(found, pa.array(atoms * factor)), False).to_numpy()
             if wrong.any():
                 yield f"row {int(np.flatnonzero(wrong)[0])}: {name} does not fit the number of atoms"
-    for name in ("positions", "target_positions"):
+    for name in ("positions", *({"target_positions"} & set(table.column_names))):
         values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table.column(name).chunks]
         if not all(np.isfinite(part).all() for part in values):
             yield f"{name} has values that are no numbers"
@@ -99,7 +108,11 @@ def _repeated(split: str, ids: list[np.ndarray]) -> Iterator[str]:
 
 def _rejected_problems(path: Path, manifest: dict[str, Any]) -> Iterator[str]:
     file = path / REJECTED
-    rows = pq.read_metadata(file).num_rows if file.exists() else 0
+    try:
+        rows = pq.read_metadata(file).num_rows if file.exists() else 0
+    except (pa.ArrowInvalid, OSError) as error:
+        yield f"{REJECTED} cannot be read: {error}"
+        return
     if rows != manifest.get("rejected", 0):
         yield f"{REJECTED} has {rows} rows, the manifest says {manifest.get('rejected', 0)}"
     kept = sum(split["rows"] for split in manifest["splits"].values())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from geomformer.errors import DataError, nearest
 from geomformer.prepared.cache import build_cache, cache_folder
-from geomformer.prepared.schema import FORMAT_VERSION
+from geomformer.prepared.manifest import read_manifest
 from geomformer.prepared.schemes import ALL, build_rows, choose_scheme
 from geomformer.prepared.split import PreparedSplit
 from geomformer.prepared.storage import BUILDING, MANIFEST
@@ -39,20 +38,8 @@ class PreparedDataset:
         file = path / MANIFEST
         if not file.exists():
             raise _not_there(path)
-        data = file.read_bytes()
-        try:
-            self.manifest: dict[str, Any] = json.loads(data)
-            version = self.manifest["format_version"]
-            self._splits: dict[str, dict[str, Any]] = dict(self.manifest["splits"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{file} is not the manifest of a prepared dataset ({error}).", "Prepare it again."
-            ) from error
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise DataError(
-                f"{path} has format_version {version}; this geomformer reads up to {FORMAT_VERSION}.",
-                "Please update geomformer.",
-            )
+        self.manifest, data = read_manifest(file)
+        self._splits: dict[str, dict[str, Any]] = dict(self.manifest["splits"])
         self.fingerprint = hashlib.sha256(data).hexdigest()
         self.scheme = choose_scheme(self.manifest, scheme, path)
         if self.scheme is not None:
@@ -98,6 +85,12 @@ def _not_there(path: Path) -> DataError:
         return DataError(
             f"The prepared dataset in {path} is not finished: its preparation was interrupted.",
             "Run the same `geomformer preprocess` command again; it continues.",
+        )
+    inside = sorted(file.parent.name for file in path.glob(f"*/{MANIFEST}"))
+    if inside:
+        return DataError(
+            f"Expected a prepared dataset, found a folder of several, {path}: {', '.join(inside)}.",
+            f"Name one of them, such as {path / inside[0]}.",
         )
     if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
         return DataError(

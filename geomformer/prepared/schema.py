@@ -46,6 +46,9 @@ SHAPES: dict[str, Callable[[int], tuple[int, ...]]] = {
 """Shape of a column's array for N atoms, where it is not flat; `positions` needs the number of conformers too."""
 
 SCALAR_COLUMNS = ("id", "smiles", "num_conformers")
+NEEDED_COLUMNS = frozenset((*SCALAR_COLUMNS, "positions", "conformer_source"))
+"""Columns that every prepared dataset has."""
+
 REJECTED_SCHEMA = pa.schema([("id", pa.string()), ("source_row", pa.int64()), ("reason", pa.string())])
 
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from geomformer.errors import ConfigError, DataError
 from geomformer.files import file_sha256, locked, write_atomic
+from geomformer.prepared.folder import BUILDING, CACHE, IDENTITY, MANIFEST, REJECTED, check_folder, check_identity
 from geomformer.prepared.schema import FORMAT_VERSION, REJECTED_SCHEMA, check_targets, schema_for, to_table
 from geomformer.prepared.schemes import ALL, Divide, write_schemes
 from geomformer.prepared.statistics import summarise
@@ -31,10 +32,6 @@ from geomformer.records import Record
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-REJECTED = "rejected.parquet"
-BUILDING = ".building"
-CACHE = ".cache"
 DEFAULT_SHARD_ROWS = 1000
 _OURS = re.compile(r"[\w-]+-\d{5,}\.parquet|scheme-\w+\.parquet")
 
@@ -79,15 +76,6 @@ class Row:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    if isinstance(value, Mapping) and value:
-        parts = [_flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
-        return {key: item for part in parts for key, item in part.items()}
-    return {prefix: value}
 
 
 def rdkit_version() -> str:
@@ -135,6 +123,7 @@ class PreparedWriter:
         self.out, self.shard_rows, self.part = out, shard_rows, part
         self._divide = description.divide
         self._building = out / BUILDING
+        self._state = self._building / IDENTITY
         self._schema = schema_for(description.targets, particles=description.particles, units=description.units)
         identity: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
@@ -157,17 +146,11 @@ class PreparedWriter:
             raise ConfigError(
                 f"Cannot make the folder {self.out}: {error.strerror}.", "Choose another --out."
             ) from error
-        state, manifest = self._building / "identity.json", self.out / MANIFEST
+        state, manifest = self._state, self.out / MANIFEST
         known = manifest if manifest.exists() else state
-        if not known.exists() and any(item.name not in (BUILDING, CACHE) for item in self.out.iterdir()):
-            raise ConfigError(
-                f"Expected an empty folder or a prepared dataset, found other files in {self.out}.",
-                "Choose another --out.",
-            )
-        if overwrite:
+        check_folder(self.out)
+        if overwrite or (known.exists() and not self._continues(known)):
             self._clear()
-        elif known.exists():
-            self._compare(known)
         self.complete = manifest.exists()
         if self.complete:
             shutil.rmtree(self._building, ignore_errors=True)
@@ -185,27 +168,15 @@ class PreparedWriter:
         shutil.rmtree(self._building, ignore_errors=True)
         shutil.rmtree(self.out / CACHE, ignore_errors=True)
 
-    def _compare(self, known: Path) -> None:
-        """Raises ConfigError when the folder's dataset was made from something else."""
+    def _continues(self, known: Path) -> bool:
+        """Whether the folder's dataset is this one; False where it is another of which nothing is done yet."""
         try:
-            found = json.loads(known.read_text(encoding="utf-8"))
-            found["targets"] = {
-                name: target if isinstance(target, str) else target["unit"] for name, target in found["targets"].items()
-            }
-            there = _flatten({key: found.get(key) for key in self._identity})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"Expected JSON in {known}: {error}.", "Use --overwrite or another --out.") from error
-        now = _flatten(self._identity)
-        differing = [
-            f"{key}: {there.get(key, 'absent')} there, {now.get(key, 'absent')} now"
-            for key in sorted(there.keys() | now.keys())
-            if there.get(key, "absent") != now.get(key, "absent")
-        ]
-        if differing:
-            raise ConfigError(
-                f"{self.out} holds a dataset that was prepared differently ({'; '.join(differing[:5])}).",
-                "Use --overwrite to replace it, or another --out.",
-            )
+            check_identity(known, self._identity)
+        except (ConfigError, DataError):
+            if known.name == MANIFEST or self.part is not None or any(self._building.glob("[0-9]*.json")):
+                raise
+            return False
+        return True
 
     def wants(self, number: int) -> bool:
         """Whether a shard is ours to make and not there yet."""
@@ -222,14 +193,18 @@ class PreparedWriter:
         for sidecar in sorted(self._building.glob("[0-9]*.json")):
             if not self._is_ours(int(sidecar.stem)):
                 continue
-            files = json.loads(sidecar.read_text(encoding="utf-8"))["files"]
-            intact = all(
-                (self.out / item["file"]).exists() and file_sha256(self.out / item["file"]) == item["sha256"]
-                for item in files
-            )
-            if intact:
+            try:
+                files = json.loads(sidecar.read_text(encoding="utf-8"))["files"]
+            except (ValueError, KeyError, TypeError):
+                sidecar.unlink()
+                continue
+            if all(self._intact(item) for item in files):
                 numbers.append(int(sidecar.stem))
         return numbers
+
+    def _intact(self, item: Mapping[str, Any]) -> bool:
+        path = self.out / item["file"]
+        return path.exists() and file_sha256(path) == item["sha256"]
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -260,6 +235,8 @@ class PreparedWriter:
             self._write_shard(number, rows)
 
     def _write_shard(self, number: int, rows: Sequence[Row]) -> None:
+        if self._state.exists() and self._state.read_text(encoding="utf-8") != _json(self._identity):
+            raise DataError(f"Another run began to prepare something else in {self.out}.", "Choose another --out.")
         by_split: dict[str, list[Record]] = {}
         rejected = []
         for row in rows:
@@ -303,6 +280,7 @@ class PreparedWriter:
         return self.out
 
     def _finish(self, num_rows: int, count: int) -> None:
+        logger.info("%s: %d rows are done; statistics follow", self.out, num_rows)
         files: list[dict[str, Any]] = []
         rejected: list[list[Any]] = []
         for number in range(count):
@@ -329,4 +307,5 @@ class PreparedWriter:
             )
         write_atomic(self.out / MANIFEST, _json(manifest))
         self.complete = True
-        logger.info("%s: %d files, %d rows rejected", self.out, len(files), len(rejected))
+        kept = ", ".join(f"{name} {split['rows']:,}" for name, split in splits.items())
+        logger.info("%s: %s; rejected: %d%s", self.out, kept, len(rejected), f", see {REJECTED}" if rejected else "")

@@ -33,6 +33,10 @@ Folder = Annotated[
 def list_datasets(context: typer.Context, data_root: DataRoot = None, json: Json = False) -> None:
     """List every dataset: rows, download, what lies on this machine, licence and citation."""
     if context.invoked_subcommand is not None:
+        given = [name for name, value in (("--data-root", data_root), ("--json", json)) if value]
+        if given:
+            command = f"geomformer datasets {context.invoked_subcommand} ... {given[0]}"
+            raise typer.BadParameter(f"it goes behind the command: {command}", param_hint=given[0])
         return
     from geomformer import api
     from geomformer.datasets.catalogue import catalogue
@@ -155,26 +159,33 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def _atoms(counts: dict[str, float] | None) -> str:
+    return f"{counts['mean']:.1f} on average, {counts['max']} at most" if counts else "not given"
+
+
 def _show_manifest(dataset: PreparedDataset) -> None:
     manifest = dataset.manifest
-    sources = ", ".join(source["file"] for source in manifest["sources"][:5]) or "none"
-    more = len(manifest["sources"]) - 5
+    known = manifest.get("sources", [])
+    sources = ", ".join(source["file"] for source in known[:5]) or "none"
+    more = len(known) - 5
     facts = {
         "folder": dataset.path,
         "dataset": manifest["dataset"],
         "sources": f"{sources} and {more} more" if more > 0 else sources,
-        "level of theory": manifest["level_of_theory"] or "not given",
+        "level of theory": manifest.get("level_of_theory") or "not given",
         "splits": ", ".join(f"{name} {count:,}" for name, count in dataset.splits.items()),
-        "rejected": f"{manifest['rejected']:,} of {manifest['input_rows']:,} input rows",
-        "atoms": f"{manifest['atoms']['mean']:.1f} on average, {manifest['atoms']['max']} at most",
-        "conformers": ", ".join(f"{key} {n:,}" for key, n in manifest["conformer_sources"].items() if n),
-        "rdkit": manifest["rdkit_version"],
+        "rejected": f"{manifest.get('rejected', 0):,} of {manifest.get('input_rows', 0):,} input rows",
+        "atoms": _atoms(manifest.get("atoms")),
+        "conformers": ", ".join(f"{key} {n:,}" for key, n in manifest.get("conformer_sources", {}).items() if n),
+        "schemes": ", ".join(dataset.schemes),
+        "rdkit": manifest.get("rdkit_version", "not given"),
     }
+    facts = {name: value for name, value in facts.items() if value}
     width = max(map(len, facts))
     console.result("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
     columns = ("count", "mean", "std", "min", "max", "mean_abs_dev")
     lines = [
-        [name, target["unit"], *(_cell(target[column]) for column in columns)]
+        [name, target["unit"], *(_cell(target.get(column)) for column in columns)]
         for name, target in manifest["targets"].items()
     ]
     if lines:

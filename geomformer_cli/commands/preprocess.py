@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -105,6 +108,7 @@ Conformers = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=255,
         help="Conformers to generate per molecule.",
         show_default="8, or what the dataset gives",
         rich_help_panel=CHEMISTRY,
@@ -174,6 +178,19 @@ def part_of(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
+def _late_progress(stack: contextlib.ExitStack) -> Callable[[int, int | None], None]:
+    """Returns progress that is not on the screen before the first row: what comes before shows its own."""
+    shown: console.Progress | None = None
+
+    def advance(done: int, total: int | None) -> None:
+        nonlocal shown
+        if shown is None:
+            shown = stack.enter_context(console.progress("preprocess"))
+        shown(done, total)
+
+    return advance
+
+
 def preprocess(
     dataset: Dataset,
     files: Files = None,
@@ -204,8 +221,8 @@ def preprocess(
 ) -> None:
     """Turn raw files into a dataset that `geomformer train` reads.
 
-    Raw files are downloaded if they are not there, checked and read; conformers are generated where the dataset needs
-    them, and rows are put into the official splits.
+    Raw files are downloaded if they are not there, checked and read.
+    Conformers are generated where the dataset needs them, and rows are put into the official splits.
     Rows that cannot be used are listed with their reason in rejected.parquet.
     An interrupted run is continued by the same command.
     """
@@ -238,7 +255,11 @@ def preprocess(
     sources = [*(files or ()), *(raw or ())]
     if sources:
         console.message(f"Reading {', '.join(map(str, sources))}")
-    with console.progress("preprocess") as progress:
+    if not console.settings.quiet:
+        # Downloads, checksums and statistics take hours with the largest datasets.
+        logging.getLogger("geomformer").setLevel(logging.INFO)
+    with contextlib.ExitStack() as stack:
+        progress = _late_progress(stack)
         written = api.prepare(dataset, raw=sources, out=out, root=data_root, options=options, progress=progress)
     if options.part is not None and api.unfinished(written):
         console.message(f"Part {shard} is done; the last of the other parts completes the dataset:")

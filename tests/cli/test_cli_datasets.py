@@ -59,3 +59,35 @@ def test_check(root: Path) -> None:
     assert found.exit_code == 3
     assert "train-00000.parquet is not the file that the manifest lists" in found.stdout
     assert "Traceback" not in found.stderr
+
+
+def test_options_go_behind_the_command(root: Path) -> None:
+    for option in (["--json"], ["--data-root", str(root)]):
+        found = run("datasets", *option, "check", "custom")
+        assert found.exit_code == 2 and "behind the command" in found.stderr and option[0] in found.stderr
+
+
+def test_a_manifest_without_statistics_is_shown(root: Path) -> None:
+    folder = root / "prepared" / "custom"
+    text = (folder / "manifest.json").read_text()
+    kept = ("format_version", "dataset", "targets", "splits", "schemes")
+    manifest = {key: value for key, value in json.loads(text).items() if key in kept}
+    try:
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        found = run("datasets", "show", str(folder))
+        assert found.exit_code == 0 and "atoms            not given" in found.stdout
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "splits": {}}))
+        found = run("datasets", "show", str(folder))
+        assert found.exit_code == 3 and "it has no split" in found.stderr
+    finally:
+        (folder / "manifest.json").write_text(text)
+
+
+def test_preprocess_says_what_became_of_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("smiles,gap_ev\nC,1\nCC,2\nCO,3\nxx,1\n")
+    words = ("preprocess", "custom", str(tmp_path / "in.csv"), "--target", "gap_ev", "--conformers", "1")
+    found = run(*words, "--workers", "0", "--out", str(tmp_path / "out"))
+    assert found.exit_code == 0 and found.stdout == f"{tmp_path / 'out'}\n"
+    assert "rejected: 1, see rejected.parquet" in found.stderr
+    found = run("--quiet", *words, "--workers", "0", "--out", str(tmp_path / "quiet"))
+    assert found.exit_code == 0 and not found.stderr

@@ -245,3 +245,39 @@ def test_structures_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("smiles,energy\nC,1\n")
     with pytest.raises(ConfigError, match="two datasets"):
         prepare(tmp_path / "x", tmp_path / "in.xyz", tmp_path / "b.csv", chemistry={}, **shared)
+
+
+def test_options_without_meaning_are_refused(tmp_path: Path) -> None:
+    file = table(tmp_path / "in.csv")
+    with pytest.raises(ConfigError, match=r"a file with 3D structures for use_geometry, found .*in.csv"):
+        prepare(tmp_path / "x", file, use_geometry=True)
+    with pytest.raises(ConfigError, match=r"every file once, found .*in.csv twice"):
+        prepare(tmp_path / "x", file, tmp_path / "." / "in.csv")
+    with pytest.raises(ConfigError, match="a split column or a split seed, found both"):
+        prepare(tmp_path / "x", file, split_column="mu", seed=3)
+    (tmp_path / "in.xyz").write_text("1\nenergy=1\nHe 0 0 0\n")
+    shared = {"targets": ("energy",), "chemistry": {}}
+    with pytest.raises(ConfigError, match="no meaning for them: smiles_column, use_geometry off"):
+        prepare(tmp_path / "x", tmp_path / "in.xyz", smiles_column="s", use_geometry=False, **shared)
+    (tmp_path / "in.smi").write_text("C methane\n")
+    with pytest.raises(ConfigError, match=r"found no columns.*smi files have none"):
+        prepare(tmp_path / "x", tmp_path / "in.smi")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "in.csv.gz"
+    generator = np.random.default_rng(0)
+    rows = "".join(f"CCO,{number}\n" for number in generator.random(500))
+    file.write_bytes(gzip.compress(f"smiles,gap_ev\n{rows}".encode())[:-200])
+    with pytest.raises(DataError, match=r"in.csv.gz is cut off or damaged after [0-9]+ records"):
+        prepare(tmp_path / "x", file, targets=("gap_ev",))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_is_taken_is_found_first(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "thesis.doc").write_text("mine")
+    (tmp_path / "in.csv").write_text("smiles,gap_ev\nC,not a number\n")
+    with pytest.raises(ConfigError, match=r"such as thesis.doc"):
+        prepare(tmp_path / "x", tmp_path / "in.csv", targets=("gap_ev",))

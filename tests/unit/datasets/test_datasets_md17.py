@@ -274,3 +274,24 @@ def test_missing_molecules_are_fetched(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match="Did you mean 'aspirin'"):
         api.prepare("md17", root=tmp_path, options=PrepareOptions(molecules=("asprin",)))
     assert md17.FILES["aspirin"].urls[0] == "https://www.quantum-machine.org/gdml/data/npz/md17_aspirin.npz"
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "npz_data").mkdir()
+    (tmp_path / "splits").mkdir()
+    path = trajectory(tmp_path / "npz_data" / "rmd17_water.npz")
+    for part, first in (("train", 0), ("test", 500)):
+        lines = "".join(f"{first + i}\n" for i in range(100))
+        (tmp_path / "splits" / f"index_{part}_02.csv").write_text(lines)
+    assert prepare("rmd17", path, tmp_path / "out", seed=2).splits == {"train": 95, "valid": 5, "test": 100}
+    with pytest.raises(DataError, match=r"index_train_04.csv and index_test_04.csv in .*splits, found index_test_02"):
+        prepare("rmd17", path, tmp_path / "x", seed=4)
+    (tmp_path / "splits" / "index_test_02.csv").write_text("5000\n")
+    with pytest.raises(DataError, match=r"in split 2 of .*splits, found others"):
+        prepare("rmd17", path, tmp_path / "x", seed=2)
+    with pytest.raises(DataError, match=r"npz files of md17 molecules in .*, found none. .* called rmd17_\*.npz"):
+        prepare("md17", tmp_path, tmp_path / "x")
+    monkeypatch.setattr(download, "fetch_all", lambda *args: pytest.fail("nothing is to be fetched"))
+    options = PrepareOptions(molecules=("aspirn",))
+    with pytest.raises(ConfigError, match="Did you mean 'aspirin'"):
+        api.prepare("rmd17", out=tmp_path / "x", root=tmp_path / "root", options=options)

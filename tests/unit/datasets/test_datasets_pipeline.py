@@ -92,7 +92,7 @@ def test_options_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="cannot overwrite"):
         PrepareOptions(part=(1, 4), overwrite=True)
     check_options("custom", PrepareOptions(seed=3, split_scheme="scaffold"))
-    with pytest.raises(ConfigError, match="'qm9' has no option split-scheme; molecule3d, custom have it"):
+    with pytest.raises(ConfigError, match="'qm9' does not use --split-scheme; only molecule3d, custom can"):
         check_options("qm9", PrepareOptions(split_scheme="scaffold"))
 
 
@@ -146,3 +146,21 @@ def test_registry() -> None:
     assert load_dataset("custom") is custom.prepare
     with pytest.raises(ConfigError, match="Did you mean 'qm9'"):
         load_dataset("qm8")
+
+
+def test_options_are_named_as_on_the_command_line() -> None:
+    for options, name in (
+        (PrepareOptions(chemistry={"num_conformers": 3, "hydrogens": True}), "--conformers, --hydrogens"),
+        (PrepareOptions(targets=("gap",)), "--target"),
+        (PrepareOptions(split_column="fold"), "--split-column"),
+    ):
+        with pytest.raises(ConfigError, match=f"'nbody' does not use {name}; only .*custom can"):
+            check_options("nbody", options)
+
+
+def test_values_that_cannot_be_are_refused_first() -> None:
+    with pytest.raises(ConfigError, match="Expected 1 to 255 conformers per molecule, found 256"):
+        PrepareOptions(chemistry={"num_conformers": 256})
+    with pytest.raises(ConfigError, match="no meaning for local processes"):
+        PrepareOptions(ray_address="auto")
+    assert PrepareOptions(chemistry={"num_conformers": 255}, ray_address="auto", executor="ray").ray_address == "auto"

@@ -158,3 +158,23 @@ def test_unusable_files(tmp_path: Path, name: str, content: bytes | None, error:
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="folder"):
         read_molecules(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_csv_with_an_open_quote_says_so(tmp_path: Path, end: str) -> None:
+    text = 'smiles,note\nC,"two\nlines"\nCC,"open\nCCC,x\nCCCC,y' + end
+    found = list(read_molecules(write(tmp_path / "a.csv", text)))
+    assert [row.text for row in found] == ["C", ""]
+    assert found[0].columns["note"] == "two\nlines"
+    assert found[1].problem is not None and "never closed" in found[1].problem
+    found = list(read_molecules(write(tmp_path / "b.csv", 'smiles,note\nC,"a"\nCC,"b"' + end)))
+    assert [row.problem for row in found] == [None, None]
+
+
+def test_csv_that_is_not_utf_8_or_cut_off_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("smiles,gap\nC,1\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"text in UTF-8 in .*a.csv, found zero bytes"):
+        list(read_molecules(tmp_path / "a.csv"))
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"smiles,gap\nC,1\n")[:15])
+    with pytest.raises(DataError, match="ends early, before its first line"):
+        list(read_molecules(tmp_path / "b.csv.gz"))

@@ -116,3 +116,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     peak(10)
     # ASE's objects hold each other, so that the garbage collector frees them, some hundred at a time
     assert peak(4000) < peak(1000) + 200_000
+
+
+def test_a_count_that_is_no_count(tmp_path: Path) -> None:
+    for count in ("9" * 5000, "\u0663", "-1"):
+        with pytest.raises(DataError, match="number of atoms in line 1"):
+            read(write(tmp_path / "a.xyz", f"{count}\n\nH 0 0 0\n"))
