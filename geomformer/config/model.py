@@ -62,6 +62,9 @@ class ModelConfig(Section):
     num_scalars: int = Field(1, ge=0, description="scalar targets per system")
     pooling: Literal["mean", "sum", "attention"] = Field("attention", description="from atoms to a scalar")
     num_vectors: int = Field(1, ge=0, description="vectors per atom")
+    passes: int = Field(
+        1, ge=1, description="runs of the same network, each on the geometry that the one before it predicted"
+    )
 
     @property
     def reads_graph(self) -> bool:
@@ -76,4 +79,6 @@ class ModelConfig(Section):
             raise ValueError("streams with velocities need particles: true")
         if len(set(self.streams)) != len(self.streams):
             raise ValueError("each stream may stand once in `streams`")
+        if self.passes > 1 and self.num_vectors != 1:
+            raise ValueError(f"passes {self.passes} move the atoms by the vector: num_vectors must be 1")
         return self

@@ -59,6 +59,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "particles": PARTICLES,
     "pairs": PAIRS,
     "pairs, neighbours": {**PAIRS, "equivariant_input": "neighbours"},
+    "two passes": {"passes": 2},
+    "two passes, neighbours": {"passes": 2, "equivariant_input": "neighbours"},
+    "three passes, e3": {"passes": 3, "group": "e3"},
     "velocities only": {**PARTICLES, "streams": ("velocities",)},
 }
 

@@ -89,9 +89,13 @@ def test_the_two_streams_read_each_other(batch: Batch) -> None:
     assert torch.equal(deaf(stretched).scalars, deaf(batch).scalars)
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in ("default", "e3 without norm")])
+@pytest.mark.parametrize(
+    "name", [name for name in VARIANTS if name not in ("default", "e3 without norm") and "passes" not in name]
+)
 def test_every_switch_does_something(name: str) -> None:
-    """A model with a switch set is not the default model: other parameters, or another output from the same ones."""
+    """A model with a switch set is not the default model: other parameters, or another output from the same ones.
+    A fresh model moves nothing, so that more passes have their own tests.
+    """
     torch.manual_seed(0)
     default = GeoMFormer(ModelConfig(num_layers=1, **build_small({})))
     torch.manual_seed(0)
