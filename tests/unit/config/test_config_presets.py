@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from geomformer.config.load import load_config, preset_names
+from geomformer.config.run import RunConfig
 from geomformer.models import build_model
 
 PAPER: dict[str, dict[str, Any]] = {
@@ -80,6 +81,38 @@ def test_gap_paper_is_the_pcqm4mv2_recipe() -> None:
     assert (task.reference_probability, task.mixture_probability, task.noise_scale) == (0.8, 0.1, 0.2)
     assert (task.position_weight, task.distance_weight) == ((0.3, 0.06), (1.5, 0.3))
     assert gap.train.ema_decay == 0.999 and gap.data.valid_conformers == 8
+    assert gap.model.atom_features and gap.model.bond_encoding and gap.model.path_encoding
+    assert (gap.model.passes, gap.task.input_geometry) == (1, "conformer")
+
+
+def test_molecule3d_paper_reads_the_dft_geometry_alone() -> None:
+    config = load_config("molecule3d-paper")
+    task, model = config.task, config.model
+    assert (task.input_geometry, task.reference_probability, task.mixture_probability) == ("reference", 1.0, 0.0)
+    assert (task.noise_scale, task.position_weight, task.distance_weight) == (0.0, (0.0, 0.0), (0.0, 0.0))
+    assert (model.atom_features, model.bond_encoding, model.path_encoding) == (False, False, False)
+    assert (model.num_vectors, model.pooling) == (0, "mean")
+
+
+def test_pcqm4mv2_improved_is_the_recipe_with_another_model() -> None:
+    printed, improved = load_config("pcqm4mv2-paper"), load_config("pcqm4mv2-improved")
+    assert {name for name in RunConfig.model_fields if getattr(improved, name) != getattr(printed, name)} == {
+        "preset",
+        "model",
+    }
+    changed = {
+        "bias_per_head": True,
+        "kernel_affine": "factorised",
+        "kernel_start": "spread",
+        "pooling": "attention",
+        "passes": 2,
+    }
+    assert improved.model == printed.model.model_copy(update=changed)
+    assert improved.model.atom_features and improved.model.bond_encoding and improved.model.path_encoding
+    assert improved.data.valid_conformers == 8 and improved.train.ema_decay == 0.999
+    one_pass = improved.model.model_copy(update={"passes": 1})
+    with torch.device("meta"):
+        assert build_model(one_pass).num_parameters == parameters("pcqm4mv2-improved")
 
 
 def test_nbody_paper_has_the_printed_remaining_dropouts_and_epochs() -> None:
