@@ -96,6 +96,16 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def beginning(data: bytes) -> str:
+    """Says what a file begins with, for the message that it is not what was expected.
+
+    Args:
+        data: its first bytes.
+    """
+    page = data.lstrip().lower().startswith((b"<!doctype", b"<html"))
+    return f"a file that begins with {'a web page' if page else repr(data[:16])}"
+
+
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Makes sure that the disk of a folder, which need not exist yet, has room.
 

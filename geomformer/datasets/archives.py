@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,12 +24,15 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from geomformer.errors import DataError
-from geomformer.files import check_space, size_text
+from geomformer.files import beginning, check_space, size_text
 
 COPY_BYTES = 2**20
 MAX_EXTENSION = 2**20
 """Bytes of a header with a long name or attributes; `tarfile` reads these into memory."""
-_DAMAGE = (EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
+_DAMAGE = (
+    *(EOFError, OSError, RuntimeError, ValueError, LookupError, OverflowError, struct.error),
+    *(zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile),
+)
 """What damaged archives raise; RuntimeError and its NotImplementedError are zipfile's for encryption and methods."""
 _OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 _MAGIC = (*_OPENERS, b"PK")
@@ -58,8 +62,9 @@ def tar_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
     with _opened(path) as source, _damage(path, source):
         with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|", tarinfo=_StrictHeader) as archive:
             while (member := archive.next()) is not None:
-                # The list would grow by every member.
+                # These would grow by every member.
                 archive.members.clear()  # type: ignore[attr-defined]
+                archive.pax_headers.clear()  # type: ignore[attr-defined]
                 _check_name(path, member.name)
                 if not (member.isfile() or member.isdir()):
                     raise _refused(path, member.name, "it is a link or a device")
@@ -154,6 +159,11 @@ class _StrictHeader(tarfile.TarInfo):
         if header.type in _EXTENSIONS and header.size > MAX_EXTENSION:
             raise tarfile.ReadError(f"it has a header of {header.size} bytes")
         return header
+
+    def _refuse_holes(self, *_: Any) -> tarfile.TarInfo:
+        raise tarfile.ReadError("it has a file with holes, whose map may have any length")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_holes
 
 
 class _Source:
@@ -257,5 +267,4 @@ def _ends_early(path: Path) -> DataError:
 
 
 def _no_archive(path: Path, start: bytes) -> DataError:
-    what = "a web page" if start.lstrip().lower().startswith((b"<!doctype", b"<html")) else f"{start[:16]!r}"
-    return DataError(f"Expected an archive at {path}, found a file that begins with {what}.", _AGAIN)
+    return DataError(f"Expected an archive at {path}, found {beginning(start)}.", _AGAIN)

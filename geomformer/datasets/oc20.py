@@ -13,6 +13,7 @@ from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, prepar
 from geomformer.errors import ConfigError, nearest
 from geomformer.io.lmdb import count_values
 from geomformer.io.structures import Relaxation, read_relaxation, relaxations
+from geomformer.prepared.folder import check_folder
 from geomformer.prepared.storage import DatasetDescription
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def prepare(
     size = options.size or "all"
     if size not in SIZES:
         raise ConfigError(f"Expected size as one of {', '.join(SIZES)}, found '{size}'.{nearest(size, SIZES)}")
+    check_folder(out)
     folder = data_root / "raw" / "oc20"
     if not raw and not entries(folder):
         check_room(folder, size)
@@ -66,7 +68,7 @@ def prepare(
     description = DatasetDescription(
         dataset="oc20",
         targets=TARGETS,
-        sources=describe(parts),
+        sources=describe(parts, out),
         options={"size": size, "limit": options.limit, "relaxed": "nearest image", "energies": "as in the source"},
         level_of_theory=ADSORPTION if has_lmdbs else TOTAL,
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from geomformer.errors import DataError, MoleculeError
 from geomformer.io.lmdb import read_value
+from geomformer.io.pickle_values import shown
 from geomformer.io.structures import Relaxation, read_relaxation
 from geomformer.io.torch_pickles import read_data
 from geomformer.records import CONFORMER_SOURCES, Record
@@ -20,6 +21,7 @@ TARGETS = {"energy": "ev", "energy_initial": "ev"}
 
 _NEEDED = ("pos", "cell", "atomic_numbers", "fixed")
 _SMALLEST_VOLUME = 1e-3
+_LARGEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def build(system: System) -> Record | MoleculeError:
         if missing:
             raise DataError(
                 f"Expected the fields of an OC20 record in {where}, found no {', '.join(missing)} among "
-                f"{', '.join(map(str, list(fields)[:20])) or 'none'}."
+                f"{', '.join(shown(str(name)) for name in list(fields)[:20]) or 'none'}."
             )
         return to_record(fields, system.id)
     except MoleculeError as error:
@@ -158,14 +160,15 @@ def _integers(fields: Mapping[str, Any], name: str, size: int | None, low: int, 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
-    if not isinstance(value, int | float) or math.isinf(value):
-        raise _unusable(f"{name} is no number")
+    if not isinstance(value, int | float) or abs(value) > _LARGEST:
+        raise _unusable(f"{name} is no number up to {_LARGEST:g}")
     return float(value)
 
 
 def _name(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
-    if not isinstance(value, str | int):
-        raise _unusable("sid is neither a number nor text")
+    # A pickle may hold halves of a surrogate pair, which no file can.
+    if not isinstance(value, str | int) or not str(value).isprintable():
+        raise _unusable("sid is neither a number nor printable text")
     return str(value)

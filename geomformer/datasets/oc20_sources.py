@@ -14,8 +14,17 @@ from typing import Any
 from geomformer.datasets.archives import save_member, tar_members
 from geomformer.datasets.download import RemoteFile
 from geomformer.errors import DataError
-from geomformer.files import check_space, file_sha256, size_text, write_atomic
+from geomformer.files import (
+    check_space,
+    check_writable,
+    describe_file,
+    file_sha256,
+    locked,
+    size_text,
+    write_atomic,
+)
 from geomformer.io.structures import TRAJECTORY_SUFFIXES
+from geomformer.prepared.folder import BUILDING, MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +43,8 @@ UNPACKED = {"10k": 22_000_000_000, "100k": 34_000_000_000, "all": 83_000_000_000
 
 _MEMBER = re.compile(r"(?:.*/)?is2re/(10k|100k|all)/(\w+)/(data\.lmdb)")
 _STATE = ".extracted.json"
+_LOCK = ".extracted.lock"
+_CHECKSUMS = "checksums.json"
 _TREES = ("is2re", "data/is2re", "is2res_train_val_test_lmdbs/data/is2re", ".")
 
 
@@ -88,34 +99,63 @@ def check_room(folder: Path, size: str) -> None:
     check_space(folder, needed, "OC20, archive and unpacked")
 
 
-def describe(parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """Returns split, size and sha256 of every LMDB, and of all trajectories of a split together."""
-    described: list[dict[str, Any]] = []
-    for part in parts:
-        total = sum(path.stat().st_size for path in part.files)
-        logger.info("checksum of %s: %s", part.split, size_text(total))
-        if all(path.suffix == ".lmdb" for path in part.files):
-            for path in part.files:
-                described.append(
-                    {"file": f"{part.split}/{path.name}", "bytes": path.stat().st_size, "sha256": file_sha256(path)}
-                )
-            continue
-        digest = hashlib.sha256()
-        for path in part.files:
-            digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
-        described.append({"file": f"{part.split}/", "bytes": total, "sha256": digest.hexdigest()})
+def describe(parts: Sequence[Part], out: Path) -> list[dict[str, Any]]:
+    """Returns split, size and sha256 of every LMDB, and of all trajectories of a split together.
+
+    They are kept in the unfinished dataset by path, size and time of change: the full release takes minutes to read,
+    which a continued run and the jobs of an array need not do again.
+
+    Args:
+        parts: the files.
+        out: folder of the dataset (see `check_folder`), where checksums are kept until it is complete.
+    """
+    folder = out / BUILDING
+    if (out / MANIFEST).exists():
+        return [item for part in parts for item in _describe(part)]
+    check_writable(folder)
+    # The jobs of an array wait for the first.
+    with locked(folder / f"{_CHECKSUMS}.lock"):
+        path = folder / _CHECKSUMS
+        known = json.loads(path.read_text()) if path.exists() else {}
+        described: list[dict[str, Any]] = []
+        for part in parts:
+            key = _fingerprint(part)
+            if key not in known:
+                known[key] = _describe(part)
+                write_atomic(path, json.dumps(known))
+            described += known[key]
     return described
+
+
+def _fingerprint(part: Part) -> str:
+    digest = hashlib.sha256(part.split.encode())
+    for path in part.files:
+        status = path.stat()
+        digest.update(f"\0{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _describe(part: Part) -> list[dict[str, Any]]:
+    total = sum(path.stat().st_size for path in part.files)
+    logger.info("checksum of %s: %s", part.split, size_text(total))
+    if all(path.suffix == ".lmdb" for path in part.files):
+        return [describe_file(path) | {"file": f"{part.split}/{path.name}"} for path in part.files]
+    digest = hashlib.sha256()
+    for path in part.files:
+        digest.update(f"{path.name}\0{file_sha256(path)}\n".encode())
+    return [{"file": f"{part.split}/", "bytes": total, "sha256": digest.hexdigest()}]
 
 
 def _files(path: Path, size: str, unpacked: Path) -> Iterator[tuple[str, Path]]:
     if path.is_dir():
         archive = path / ARCHIVE.name
-        if archive.is_file() and not _complete(path, size):
+        if archive.is_file() and not _complete(path, archive, size):
             yield from _tree(_extract(archive, size, unpacked), size)
         else:
             yield from _tree(path, size)
-    elif not path.exists():
-        raise DataError(f"Expected OC20 at {path}, found nothing.", "Check the path.")
+    elif not path.is_file():
+        found = "no regular file" if path.exists() else "nothing"
+        raise DataError(f"Expected OC20 at {path}, found {found}.", "Check the path.")
     elif ".tar" in path.name or path.suffix == ".tgz":
         yield from _tree(_extract(path, size, unpacked), size)
     elif path.name.endswith((".lmdb", *TRAJECTORY_SUFFIXES)):
@@ -156,17 +196,19 @@ def _split_of(path: Path, root: Path) -> str:
     return next((name for name in folders if name in SPLITS), "train")
 
 
-def _complete(folder: Path, size: str) -> bool:
+def _complete(folder: Path, archive: Path, size: str) -> bool:
     """Whether a folder with the archive holds its members too."""
-    state = _state(folder)
-    if state is None:
-        return any(next((folder / name / size / "train").glob("*.lmdb"), None) is not None for name in _TREES)
-    return size in state["done"]
+    if (folder / _STATE).exists():
+        return size in _state(folder, archive)["done"]
+    return any(next((folder / name / size / "train").glob("*.lmdb"), None) is not None for name in _TREES)
 
 
-def _state(folder: Path) -> dict[str, Any] | None:
-    path = folder / _STATE
-    return json.loads(path.read_text()) if path.exists() else None
+def _state(folder: Path, archive: Path) -> dict[str, Any]:
+    """Returns what has been unpacked from an archive: `done` sizes, and `files` with their bytes."""
+    status, path = archive.stat(), folder / _STATE
+    identity = {"file": archive.name, "bytes": status.st_size, "modified": status.st_mtime_ns}
+    state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return state if state.get("archive") == identity else {"archive": identity, "done": [], "files": {}}
 
 
 def _extract(archive: Path, size: str, folder: Path) -> Path:
@@ -174,25 +216,36 @@ def _extract(archive: Path, size: str, folder: Path) -> Path:
 
     LMDBs are read at random, so that they cannot stay in the archive.
     """
-    status = archive.stat()
-    identity = {"file": archive.name, "bytes": status.st_size, "modified": status.st_mtime_ns}
-    state = _state(folder)
-    same = state is not None and state["archive"] == identity
-    done = list(state["done"]) if same and state is not None else []
-    if size in done:
-        return folder
-    needed = int(UNPACKED[size] * min(1.0, status.st_size / (ARCHIVE.size or 1)))
-    here = sum(path.stat().st_size for path in folder.glob("is2re/*/*/data.lmdb")) if same else 0
-    check_space(folder, max(0, needed - here), f"the unpacked members of {archive.name}")
-    logger.info("unpacking %s of %s to %s", size_text(needed), archive, folder)
-    write_atomic(folder / _STATE, json.dumps({"archive": identity, "done": done}))
-    for name, handle, length in tar_members(archive, lambda name: _wanted(name, size)):
-        match = _MEMBER.fullmatch(name)
-        target = folder.joinpath("is2re", *match.groups()) if match else None
-        if target is not None and not (same and target.exists() and target.stat().st_size == length):
-            save_member(handle, length, target)
-    write_atomic(folder / _STATE, json.dumps({"archive": identity, "done": [*done, size]}))
+    if size not in _state(folder, archive)["done"]:
+        check_writable(folder)
+        # The jobs of an array wait for the first.
+        with locked(folder / _LOCK):
+            state = _state(folder, archive)
+            if size not in state["done"]:
+                _unpack(archive, size, folder, state)
     return folder
+
+
+def _unpack(archive: Path, size: str, folder: Path, state: dict[str, Any]) -> None:
+    for left in folder.glob("is2re/*/*/data.lmdb.*.tmp"):
+        left.unlink()
+    needed = int(UNPACKED[size] * min(1.0, archive.stat().st_size / (ARCHIVE.size or 1)))
+    check_space(folder, max(0, needed - sum(state["files"].values())), f"the unpacked members of {archive.name}")
+    logger.info("unpacking %s of %s to %s", size_text(needed), archive, folder)
+    seen = set()
+    for name, handle, length in tar_members(archive, lambda name: _wanted(name, size)):
+        target = name[name.rindex("is2re/") :]
+        if target in seen:
+            raise DataError(f"Expected {target} once in {archive}, found it twice.", "Use the official file.")
+        seen.add(target)
+        path = folder / target
+        if state["files"].get(target) == length and path.exists() and path.stat().st_size == length:
+            continue
+        save_member(handle, length, path)
+        state["files"][target] = length
+        write_atomic(folder / _STATE, json.dumps(state))
+    state["done"].append(size)
+    write_atomic(folder / _STATE, json.dumps(state))
 
 
 def _wanted(name: str, size: str) -> bool:

@@ -11,6 +11,7 @@ import struct
 from pathlib import Path
 
 from geomformer.errors import DataError
+from geomformer.files import beginning
 from geomformer.io.torch_pickles import read_integer
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
@@ -46,6 +47,9 @@ class LmdbFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        if not Path(path).is_file():
+            # To open a pipe would wait for somebody who writes to it.
+            raise DataError(f"Expected an LMDB at {path}, found {'no file' if Path(path).exists() else 'nothing'}.")
         try:
             self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - `close` closes it
         except OSError as error:
@@ -76,8 +80,10 @@ class LmdbFile:
     def _meta(self, place: int) -> tuple[int, ...]:
         data = self._bytes(place, min(_META.size, self._size)) if place == 0 else self._bytes(place, _META.size)
         (magic,) = _PAGES.unpack_from(data.ljust(_META.size, b"\0"), 16)
+        if magic != _MAGIC and place:
+            raise self._damaged("its second header is none")
         if magic != _MAGIC:
-            raise DataError(f"Expected an LMDB at {self.path}, found something else.", _AGAIN)
+            raise DataError(f"Expected an LMDB at {self.path}, found {beginning(data)}.", _AGAIN)
         if len(data) < _META.size:
             raise self._cut_short(_META.size)
         meta: tuple[int, ...] = _META.unpack(data)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from geomformer.io.unpickle import Refused
+from geomformer.io.pickle_values import Refused
 
 _NOT_NUMBERS = "holds a numpy array of something other than numbers"
 

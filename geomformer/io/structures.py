@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TRAJECTORY_SUFFIXES = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz", ".extxyz.xz", ".xyz.xz", ".traj")
 _SYSTEM = re.compile(rb'(?:^|\s)sid=(?:"([^"]*)"|(\S+))')
 _LONGEST_LINE = 2**16
+_MOST_ATOMS = 2**20
 _DAMAGE = (
     OSError,
     EOFError,
@@ -126,6 +127,8 @@ def _text_frames(path: Path) -> Iterator[tuple[str, int]]:
             while (line := handle.readline(_LONGEST_LINE)).strip():
                 start = place
                 count = int(line)
+                if not 0 < count <= _MOST_ATOMS:
+                    raise ValueError(f"a frame of {count} atoms")
                 comment = handle.readline(_LONGEST_LINE)
                 place += len(line) + len(comment)
                 for _ in range(count):
@@ -136,6 +139,10 @@ def _text_frames(path: Path) -> Iterator[tuple[str, int]]:
                 row += count + 2
                 match = _SYSTEM.search(comment)
                 yield (match[1] or match[2] or b"").decode(errors="replace") if match else "", start
+            while line:
+                if line.strip():
+                    raise ValueError("a frame after an empty line")
+                line = handle.readline(_LONGEST_LINE)
     except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
         raise DataError(f"Expected an extxyz trajectory in {path}, found at line {row + 1}: {error}.") from error
 

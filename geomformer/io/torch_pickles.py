@@ -18,7 +18,8 @@ import numpy as np
 
 from geomformer.errors import DataError
 from geomformer.io.numpy_pickles import NUMPY_CALLS, NumpyArray, are_counts, truths
-from geomformer.io.unpickle import Name, Reader, Refused
+from geomformer.io.pickle_values import Name, Refused, shown
+from geomformer.io.unpickle import Reader
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -123,7 +124,9 @@ def _guarded(read: Callable[[], Any], where: str) -> Any:
     except Refused as error:
         raise DataError(f"Refused: {where} {error}. Nothing of it was run.", "Fetch the data anew.") from error
     except (ValueError, LookupError, TypeError, *_DAMAGE) as error:
-        raise DataError(f"Expected a pickled record, found {where} damaged: {error}.", "Fetch it again.") from error
+        raise DataError(
+            f"Expected a pickled record, found {where} damaged: {shown(str(error))}.", "Fetch it again."
+        ) from error
 
 
 def _load_storage(data: Any, *rest: Any) -> _Storage:

@@ -10,40 +10,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-# A call may copy what it is given, so that a small pickle with many of them would fill the memory.
+from geomformer.io.pickle_values import Buildable, Name, Refused, checked_key, describe, fill, of_kind, shown
+
+# A call may copy or look through what it is given: without bounds a small pickle fills the memory or takes days.
 _MAX_CALLS = 1000
-_SCALARS = (str, int, float, bytes, type(None))
-
-
-class Refused(Exception):  # noqa: N818 - reads as what happened
-    """A pickle asks for something that it may not have; the text completes "it ..."."""
-
-
-@runtime_checkable
-class Buildable(Protocol):
-    """An object that a pickle may give a state."""
-
-    def build(self, state: Any) -> None: ...
-
-
-@dataclass(frozen=True)
-class Name:
-    """What a name in a pickle means.
-
-    Attributes:
-        text: the name.
-        call: what calling it does, None if it may not be called.
-        new: makes an empty object of that class, None if it is no class that may be made.
-        value: what it stands for otherwise.
-    """
-
-    text: str
-    call: Callable[..., Any] | None = None
-    new: Callable[[], Buildable] | None = None
-    value: Any = None
+_MAX_PASSES = 4
 
 
 class Reader:
@@ -71,6 +44,7 @@ class Reader:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.calls = 0
+        self.handled = 0
 
     def read(self) -> Any:
         """Returns the object.
@@ -79,13 +53,11 @@ class Reader:
             Refused: the pickle asks for a name, a call or an instruction that is not allowed.
             ValueError, LookupError, TypeError, struct.error: it is damaged.
         """
-        data, actions = self.data, _ACTIONS
         while True:
-            code = data[self.at]
-            self.at += 1
+            (code,) = self.take(1)
             if code == _STOP:
                 return self.stack.pop()
-            action = actions.get(code)
+            action = _ACTIONS.get(code)
             if action is None:
                 raise Refused(f"uses the pickle instruction {bytes([code])!r}, which plain data do not need")
             action(self)
@@ -99,8 +71,7 @@ class Reader:
         return found
 
     def number(self, form: struct.Struct) -> Any:
-        (value,) = form.unpack_from(self.data, self.at)
-        self.at += form.size
+        (value,) = form.unpack(self.take(form.size))
         return value
 
     def line(self, encoding: str = "utf-8") -> str:
@@ -117,31 +88,43 @@ class Reader:
         text = f"{module}.{name}"
         found = self.names.get(text)
         if found is None:
-            raise Refused(f"asks for {text}, which is not allowed")
+            raise Refused(f"asks for {shown(text)}, which is not allowed")
         return found
 
     def remember(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            raise ValueError(f"it refers to its part {index}, which it does not have")
+        self.stack.append(self.memo[index])
+
+    def spend(self, arguments: tuple[Any, ...]) -> None:
+        self.calls += 1
+        self.handled += sum(len(item) for item in arguments if isinstance(item, str | bytes | tuple))
+        if self.calls > _MAX_CALLS:
+            raise Refused(f"makes more than {_MAX_CALLS} calls")
+        if self.handled > _MAX_PASSES * len(self.data) + _MAX_CALLS:
+            raise Refused(f"makes calls with more than {_MAX_PASSES} times its own {len(self.data)} bytes")
+
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, Name) or function.call is None or type(arguments) is not tuple:
-            raise Refused(f"calls {_describe(function)}, which is not allowed")
-        self.calls += 1
-        if self.calls > _MAX_CALLS:
-            raise Refused(f"makes more than {_MAX_CALLS} calls")
+            raise Refused(f"calls {describe(function)}, which is not allowed")
+        self.spend(arguments)
         self.stack.append(function.call(*arguments))
 
     def make(self) -> None:
         arguments, kind = self.stack.pop(), self.stack.pop()
         if not isinstance(kind, Name) or kind.new is None or type(arguments) is not tuple or arguments:
-            raise Refused(f"makes an object of {_describe(kind)}, which is not allowed")
+            raise Refused(f"makes an object of {describe(kind)}, which is not allowed")
         self.stack.append(kind.new())
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, Buildable):
-            raise Refused(f"changes {_describe(target)}, which is not allowed")
+            raise Refused(f"changes {describe(target)}, which is not allowed")
+        self.spend(state if isinstance(state, tuple) else ())
         target.build(state)
 
     def global_line(self) -> None:
@@ -156,23 +139,26 @@ class Reader:
 
     def instance(self) -> None:
         module = self.line()
-        raise Refused(f"makes an object of {module}.{self.line()}, which is not allowed")
+        raise Refused(f"makes an object of {shown(f'{module}.{self.line()}')}, which is not allowed")
+
+    def extension(self, form: struct.Struct) -> None:
+        raise Refused(f"asks for the extension {self.number(form)} of the copyreg module, which is not allowed")
 
     def append(self) -> None:
         item = self.stack.pop()
-        _kind(self.stack[-1], list).append(item)
+        of_kind(self.stack[-1], list).append(item)
 
     def extend(self) -> None:
         items = self.since_mark()
-        _kind(self.stack[-1], list).extend(items)
+        of_kind(self.stack[-1], list).extend(items)
 
     def set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        _kind(self.stack[-1], dict)[_key(key)] = value
+        of_kind(self.stack[-1], dict)[checked_key(key)] = value
 
     def set_items(self) -> None:
         items = self.since_mark()
-        _fill(_kind(self.stack[-1], dict), items)
+        fill(of_kind(self.stack[-1], dict), items)
 
     def tuple_of(self, count: int) -> None:
         items = tuple(self.stack[len(self.stack) - count :])
@@ -182,33 +168,9 @@ class Reader:
         self.stack.append(items)
 
 
-def _nothing_outside(_: Any) -> Any:
-    raise Refused("refers to an object outside itself, which is not allowed")
-
-
-def _describe(value: Any) -> str:
-    return value.text if isinstance(value, Name) else f"a {type(value).__name__}"
-
-
-def _kind(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise Refused(f"changes {_describe(value)} as if it were a {kind.__name__}")
-    return value
-
-
-def _key(value: Any) -> Any:
-    # The hash of a deeply nested tuple would exhaust the interpreter's stack.
-    if not isinstance(value, _SCALARS):
-        raise Refused(f"has {_describe(value)} for a key")
-    return value
-
-
-def _fill(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
-    if len(items) % 2:
-        raise ValueError("a key has no value")
-    for place in range(0, len(items), 2):
-        target[_key(items[place])] = items[place + 1]
-    return target
+def _nothing_outside(identity: Any) -> Any:
+    name = shown(identity) if isinstance(identity, str) else describe(identity)
+    raise Refused(f"refers to {name} outside itself, which is not allowed")
 
 
 def _long(reader: Reader) -> int:
@@ -223,6 +185,12 @@ def _text_integer(reader: Reader) -> int | bool:
 def _bounded(text: str) -> int:
     if len(text) > 40:
         raise ValueError("a number is too long")
+    return int(text)
+
+
+def _index(text: str) -> int:
+    if len(text) > 10:
+        raise ValueError("a number of a part is too long")
     return int(text)
 
 
@@ -278,7 +246,7 @@ _ACTIONS: dict[int, Callable[[Reader], Any]] = {
     0x86: lambda reader: reader.tuple_of(2),
     0x87: lambda reader: reader.tuple_of(3),
     ord("}"): _pushes(lambda reader: {}),
-    ord("d"): _pushes(lambda reader: _fill({}, reader.since_mark())),
+    ord("d"): _pushes(lambda reader: fill({}, reader.since_mark())),
     ord("s"): Reader.set_item,
     ord("u"): Reader.set_items,
     ord("c"): Reader.global_line,
@@ -288,10 +256,14 @@ _ACTIONS: dict[int, Callable[[Reader], Any]] = {
     0x81: Reader.make,
     ord("b"): Reader.build,
     ord("Q"): _pushes(lambda reader: reader.persistent(reader.stack.pop())),
-    ord("g"): _pushes(lambda reader: reader.memo[_bounded(reader.line())]),
-    ord("h"): _pushes(lambda reader: reader.memo[reader.number(_U1)]),
-    ord("j"): _pushes(lambda reader: reader.memo[reader.number(_U4)]),
-    ord("p"): lambda reader: reader.remember(_bounded(reader.line())),
+    ord("P"): lambda reader: _nothing_outside(reader.line()),
+    0x82: lambda reader: reader.extension(_U1),
+    0x83: lambda reader: reader.extension(_U2),
+    0x84: lambda reader: reader.extension(_U4),
+    ord("g"): lambda reader: reader.recall(_index(reader.line())),
+    ord("h"): lambda reader: reader.recall(reader.number(_U1)),
+    ord("j"): lambda reader: reader.recall(reader.number(_U4)),
+    ord("p"): lambda reader: reader.remember(_index(reader.line())),
     ord("q"): lambda reader: reader.remember(reader.number(_U1)),
     ord("r"): lambda reader: reader.remember(reader.number(_U4)),
     0x94: lambda reader: reader.remember(len(reader.memo)),

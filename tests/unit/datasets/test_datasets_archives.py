@@ -4,6 +4,7 @@ import io
 import lzma
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,41 @@ def test_a_header_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None
         info.type, info.size = kind, 2**32
         with pytest.raises(DataError, match="is damaged: it has a header of 4294967296 bytes"):
             read_tar(tar_of(tmp_path / "x.tar.gz", extra=info))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"GNU.sparse.map": "a,b", "GNU.sparse.size": "5"},
+        {"GNU.sparse.size": "x"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "x"},
+        None,
+    ],
+)
+def test_files_with_holes_are_refused(tmp_path: Path, attributes: dict[str, str] | None) -> None:
+    """The list of holes may be as long as the archive, and `tarfile` keeps all of it in memory."""
+    info = tarfile.TarInfo("hole")
+    info.pax_headers = attributes or {}
+    if attributes is None:
+        info.type = tarfile.GNUTYPE_SPARSE
+    with pytest.raises(DataError, match="is damaged: it has a file with holes"):
+        read_tar(tar_of(tmp_path / "x.tar.gz", extra=info))
+
+
+def test_headers_for_all_members_do_not_gather_in_memory(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        for row in range(40):
+            header = b"1000000 k%d=" % row + b"x" * 1_000_000
+            header = b"%d%s\n" % (len(header) + 1, header[7:])
+            info = tarfile.TarInfo("header")
+            info.type, info.size = tarfile.XGLTYPE, len(header)
+            archive.addfile(info, io.BytesIO(header))
+            archive.addfile(tarfile.TarInfo(f"a{row}"))
+    tracemalloc.start()
+    assert len(read_tar(tmp_path / "x.tar.gz")) == 40
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
 
 
 def test_long_names_are_read(tmp_path: Path) -> None:

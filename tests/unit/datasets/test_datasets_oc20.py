@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import lzma
+import os
 import pickle
 import shutil
 import sys
@@ -208,6 +209,78 @@ def test_an_archive_that_leads_out_or_ends_early_is_refused(tmp_path: Path) -> N
         run(tmp_path, short)
 
 
+def test_a_member_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("a/is2re/all/train/data.lmdb", "b/is2re/all/train/data.lmdb"):
+            archive.add(OLD, name)
+    with pytest.raises(DataError, match=r"is2re/all/train/data\.lmdb once .* found it twice"):
+        run(tmp_path, path)
+
+
+def test_files_of_another_archive_do_not_pass_for_unpacked_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two archives with members of the same length; the unpacking of the second one is interrupted."""
+    changed = tmp_path / "changed.lmdb"
+    changed.write_bytes(NEW.read_bytes().replace(b"pos_relaxed", b"pos_rotaxed"))
+    first = archive_of(tree(tmp_path / "a", all_train=NEW, all_val_id=NEW), tmp_path / "a.tar.gz")
+    second = archive_of(tree(tmp_path / "c", all_train=changed, all_val_id=changed), tmp_path / "b.tar.gz")
+    run(tmp_path, first)
+    save = oc20_sources.save_member
+
+    def stop(handle: Any, size: int, out: Path) -> Path:
+        save(handle, size, out)
+        out.with_name(f"{out.name}.1.tmp").touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(oc20_sources, "save_member", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, second, out="b")
+    run(tmp_path, second, out="b")
+    home = tmp_path / "data" / "raw" / "oc20"
+    assert {path.read_bytes() for path in home.rglob("data.lmdb")} == {changed.read_bytes()}
+    assert not list(home.rglob("*.tmp"))
+
+
+def test_checksums_are_made_once_for_an_unfinished_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "raw", all_train=OLD, all_val_id=NEW)
+    whole = run(tmp_path, root, shard_rows=10)
+    hashed: list[Path] = []
+    describe_file = oc20_sources.describe_file
+    monkeypatch.setattr(oc20_sources, "describe_file", lambda path: hashed.append(path) or describe_file(path))
+    for part in (1, 2, 3):
+        run(tmp_path, root, out="parts", shard_rows=10, part=(part, 3))
+    assert len(hashed) == 2
+    assert run(tmp_path, root, out="parts", shard_rows=10)["train"].equals(whole["train"])
+    manifests = [(tmp_path / name / "manifest.json").read_bytes() for name in ("out", "parts")]
+    assert manifests[0] == manifests[1] and not (tmp_path / "parts" / ".building").exists()
+    changed = root / "is2re" / "all" / "train" / "data.lmdb"
+    run(tmp_path, root, out="more", shard_rows=10, part=(1, 3))
+    os.utime(changed, ns=(1, 1))
+    hashed.clear()
+    run(tmp_path, root, out="more", shard_rows=10, part=(2, 3))
+    assert hashed == [changed]
+
+
+def test_a_folder_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").touch()
+    with pytest.raises(ConfigError, match="Expected an empty folder"):
+        run(tmp_path, NEW)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    for path in (tmp_path / "data.lmdb", tmp_path / "tree" / "is2re" / "all" / "train" / "data.lmdb"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)
+    for path, message in ((tmp_path / "data.lmdb", "no regular file"), (tmp_path / "tree", "found no file")):
+        with pytest.raises(DataError, match=message):
+            run(tmp_path, path)
+
+
 def test_no_room_is_said_before_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10**10))
     with pytest.raises(DataError, match=r"91\.1 GB.*OC20"):
@@ -229,7 +302,9 @@ def written(path: Path, *values: Any, length: int | None = None) -> Path:
     ("change", "message"),
     [
         (lambda data: b"", "an empty file"),
-        (lambda data: b"<html>not found</html>" * 1000, "something else"),
+        (lambda data: b"<html>not found</html>" * 1000, "begins with a web page"),
+        (lambda data: b"x", "begins with b'x'"),
+        (lambda data: data[:4096] + bytes(len(data) - 4096), "second header"),
         (lambda data: data[:140], "cut short"),
         (lambda data: data[:3000], "cut short"),
         (lambda data: data[:9000], "cut short or damaged: expected at least 217088 bytes, found 9000"),
@@ -315,7 +390,10 @@ def test_a_record_without_labels_has_none() -> None:
         ({"natoms": 3}, "3 atoms announced"),
         ({"y_relaxed": float("inf")}, "energy is no number"),
         ({"y_init": "1"}, "energy_initial is no number"),
+        ({"y_relaxed": 10**400}, "energy is no number up to"),
+        ({"natoms": 10**400}, "natoms is no number up to"),
         ({"sid": 1.5}, "sid is neither"),
+        ({"sid": "\ud800"}, "sid is neither"),
     ],
 )
 def test_unusable_systems_are_rejected_with_a_reason(changes: dict[str, Any], message: str) -> None:
@@ -401,6 +479,10 @@ def test_damaged_trajectories(tmp_path: Path) -> None:
         "e.extxyz.gz": "no gzip",
         "f.extxyz.xz": "no xz",
         "g.traj": "",
+        "i.extxyz": text.replace("Lattice", "\n\nLattice", 1),
+        "j.extxyz": text + "\n\n" + text,
+        "k.extxyz": "0\n\n",
+        "l.extxyz": f"{2**40}\n\nH 0 0 0\n",
     }
     for name, content in contents.items():
         (tmp_path / name).write_text(content)

@@ -8,7 +8,9 @@ import io
 import os
 import pickle
 import random
+import struct
 import sys
+import tracemalloc
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -187,9 +189,18 @@ def test_tensors_beyond_their_numbers_are_refused(data_class: type, offset: Any,
         (b"K\x01)R.", "calls a int"),
         (b"(iposix\nsystem\n.", "posix.system"),
         (b"(cposix\nsystem\nX\x01\x00\x00\x00ao.", "posix.system"),
-        (b"Pkey\n.", "instruction"),
-        (b"K\x01Q.", "outside itself"),
-        (b"\x82\x01.", "instruction"),
+        (b"Pos.system\n.", "refers to os.system outside itself"),
+        (b"X\x09\x00\x00\x00os.systemQ.", "refers to os.system outside itself"),
+        (b"K\x01Q.", "refers to a int outside itself"),
+        (b"\x82\x01.", "the extension 1 of"),
+        (b"\x83\x01\x02.", "the extension 513 of"),
+        (b"\x84\x01\x00\x00\x01.", "the extension 16777217 of"),
+        (b"ctorch_geometric.data.data\nData\n)}\x92.", "instruction b'\\x92'"),
+        (b"(ctorch_geometric.data.data\nData\no.", "instruction b'o'"),
+        (b"\x97.", "instruction b'\\x97'"),
+        (b"\xff.", "instruction b'\\xff'"),
+        (b"cos\x1b[2J\rx\nsystem\n.", r"asks for os\x1b[2J\rx.system, which"),
+        (b"}\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x1fNs.", "has a int for a key"),
         (b"}))s.", "has a tuple for a key"),
         (b")K\x01a.", "changes a tuple as if it were a list"),
         (b"ctorch.storage\n_load_from_bytes\nK\x01\x85R.", "something other than bytes"),
@@ -240,6 +251,51 @@ def test_nesting_does_not_end_the_process(data_class: type) -> None:
 def test_many_calls_are_refused() -> None:
     with pytest.raises(DataError, match="calls"):
         read_data(b"(" + b"ccollections\nOrderedDict\n)R" * 1001 + b"t.", "x")
+
+
+def amplified(what: str) -> bytes:
+    """A pickle of 400 kB whose calls would handle some 400 MB."""
+    size = 400_000
+    recalled = {
+        "encode": b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R",
+        "storage": b"ctorch.storage\n_load_from_bytes\nh\x00\x85R",
+        "Size": b"ctorch\nSize\nh\x00\x85R",
+        "build": b"bh\x00",
+    }
+    sized = struct.pack("<I", size)
+    buffer = io.BytesIO()
+    torch.save(torch.zeros(size // 4).untyped_storage(), buffer)
+    first = {
+        "encode": b"X" + sized + b"a" * size,
+        "storage": b"B" + struct.pack("<I", len(buffer.getvalue())) + buffer.getvalue(),
+        "Size": b"(" + b"K\x01" * (size // 2) + b"t",
+        "build": b"cnumpy._core.multiarray\n_reconstruct\n)R(K\x01J" + sized + b"\x85cnumpy\ndtype\n"
+        b"X\x02\x00\x00\x00b1\x85R\x89B" + sized + bytes(size) + b"t",
+    }
+    return b"(" + first[what] + b"q\x00" + recalled[what] * 900 + b"l."
+
+
+@pytest.mark.parametrize("what", ["encode", "storage", "Size", "build"])
+def test_calls_cannot_multiply_what_a_pickle_holds(what: str) -> None:
+    content = amplified(what)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="makes calls with more than 4 times its own"):
+        read_data(content, "it")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * len(content)
+
+
+def test_numbers_of_parts_cannot_be_chosen_to_collide() -> None:
+    with pytest.raises(DataError, match="number of a part is too long"):
+        read_data(b"Np%d\n." % (2**61 - 1), "it")
+
+
+def test_a_message_stays_short() -> None:
+    for content in (b"c" + b"a" * 10**6 + b"\nb\n.", b"F" + b"a" * 10**6 + b"\n.", b"P" + b"a" * 10**6 + b"\n."):
+        with pytest.raises(DataError) as caught:
+            read_data(content, "it")
+        assert len(str(caught.value)) < 400
 
 
 def test_any_change_of_a_byte_gives_values_or_a_data_error() -> None:
