@@ -1,8 +1,10 @@
-"""Environment of command lines that tests start as processes of their own."""
+"""Environment of command lines that tests start as processes of their own, and what commands leave behind."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,12 @@ def environment() -> dict[str, str]:
     """Finds the packages under test from any folder, installed or not."""
     path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "GEOMFORMER_MODELS": "models", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Commands that run inside of a test set how much the library logs; other tests want to see all of it."""
+    yield
+    logger = logging.getLogger("geomformer")
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()
