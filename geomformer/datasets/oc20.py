@@ -8,10 +8,10 @@ from pathlib import Path
 
 from geomformer.datasets.download import entries, raw_files
 from geomformer.datasets.oc20_records import TARGETS, System, build
-from geomformer.datasets.oc20_sources import ARCHIVE, SIZES, Part, check_room, describe, find_parts
+from geomformer.datasets.oc20_sources import ARCHIVE, SIZES, Part, check_room, describe, find_parts, warn_about_copies
 from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, prepare_rows
 from geomformer.errors import ConfigError, nearest
-from geomformer.io.lmdb import count_values
+from geomformer.io.lmdb import close_files, count_values
 from geomformer.io.structures import Relaxation, read_relaxation, relaxations
 from geomformer.prepared.folder import check_folder
 from geomformer.prepared.storage import DatasetDescription
@@ -65,19 +65,24 @@ def prepare(
     trajectories = {part.split: _relaxations(part) for part in parts}
     counts = {part.split: len(trajectories[part.split]) + sum(map(count_values, _lmdbs(part))) for part in parts}
     has_lmdbs = any(_lmdbs(part) for part in parts)
+    sources = describe(parts, out)
+    warn_about_copies(sources)
     description = DatasetDescription(
         dataset="oc20",
         targets=TARGETS,
-        sources=describe(parts, out),
+        sources=sources,
         options={"size": size, "limit": options.limit, "relaxed": "nearest image", "energies": "as in the source"},
         level_of_theory=ADSORPTION if has_lmdbs else TOTAL,
     )
     _warn_about_tags([found for group in trajectories.values() for found in group[:1]])
     total = sum(min(options.limit or count, count) for count in counts.values())
     rows = _rows(parts, trajectories, Limit(options.limit))
-    return prepare_rows(
-        rows, out, description, options, build=build, total=total, bytes_per_row=BYTES_PER_SYSTEM, progress=progress
-    )
+    try:
+        return prepare_rows(
+            rows, out, description, options, build=build, total=total, bytes_per_row=BYTES_PER_SYSTEM, progress=progress
+        )
+    finally:
+        close_files()
 
 
 def _lmdbs(part: Part) -> list[Path]:

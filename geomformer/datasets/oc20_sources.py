@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,12 @@ def find_parts(raw: Sequence[Path], size: str, unpacked: Path) -> list[Part]:
             f"{', '.join(files) or 'neither'} in {', '.join(map(str, raw))}.",
             f"Name their folder, {ARCHIVE.name}, one data.lmdb or trajectories with --raw.",
         )
+    if len({path.suffix == ".lmdb" for paths in files.values() for path in paths}) > 1:
+        raise DataError(
+            "Expected LMDBs, with adsorption energies, or trajectories, with total energies, found both in "
+            f"{', '.join(map(str, raw))}.",
+            "Name one kind with --raw, and prepare the other for itself.",
+        )
     missing = [split for split in SPLITS if split not in files]
     if missing:
         logger.info("not there, left out: %s", ", ".join(missing))
@@ -125,6 +131,15 @@ def describe(parts: Sequence[Part], out: Path) -> list[dict[str, Any]]:
                 write_atomic(path, json.dumps(known))
             described += known[key]
     return described
+
+
+def warn_about_copies(sources: Sequence[Mapping[str, Any]]) -> None:
+    """Says which files hold the same bytes: systems in two splits spoil every score."""
+    first: dict[str, str] = {}
+    for source in sources:
+        if source["sha256"] in first:
+            logger.warning("%s and %s hold the same systems", first[source["sha256"]], source["file"])
+        first.setdefault(source["sha256"], source["file"])
 
 
 def _fingerprint(part: Part) -> str:

@@ -6,6 +6,7 @@ leads it outside the file and ends the process. This reader looks a key up by it
 
 from __future__ import annotations
 
+import atexit
 import os
 import struct
 from pathlib import Path
@@ -204,7 +205,7 @@ def count_values(path: Path) -> int:
 
 
 def read_value(path: str, key: str) -> bytes:
-    """Returns one value. The file stays open in this process.
+    """Returns one value. The file stays open in this process until `close_files`.
 
     Raises:
         DataError: it cannot be read, or there is no such key.
@@ -213,6 +214,13 @@ def read_value(path: str, key: str) -> bytes:
     if value is None:
         raise _no_key(path, key)
     return value
+
+
+@atexit.register
+def close_files() -> None:
+    """Closes what `read_value` has left open in this process."""
+    while _open:
+        _open.popitem()[1][1].close()
 
 
 def _no_key(path: str, key: str) -> DataError:

@@ -39,7 +39,7 @@ class Name:
 
 def shown(text: str) -> str:
     """Returns a stranger's text for a message: not too long, and nothing that a terminal would obey."""
-    return ascii(text[:200])[1:-1]
+    return ascii(text[:200])[1:-1][:200]
 
 
 def describe(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
@@ -13,6 +14,7 @@ import shutil
 import sys
 import tarfile
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from geomformer.datasets.oc20 import prepare
 from geomformer.datasets.oc20_records import System, build, nearest_image, to_record
 from geomformer.datasets.pipeline import PrepareOptions
 from geomformer.errors import ConfigError, DataError, MoleculeError
+from geomformer.io import lmdb as lmdb_reader
 from geomformer.io.structures import read_relaxation, relaxations
 from geomformer.records import Record
 
@@ -124,6 +127,17 @@ def test_sizes_take_their_own_train_split_and_all_others_from_all(
         run(tmp_path, root, size="100k")
     with pytest.raises(ConfigError, match="found '10'"):
         run(tmp_path, root, size="10")
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    path = shutil.copy(NEW, tmp_path / "data.lmdb")
+    run(tmp_path, path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(tmp_path, path, out="again")
+        lmdb_reader._open.clear()
+        gc.collect()
+    assert not [warning for warning in caught if issubclass(warning.category, ResourceWarning)]
 
 
 def test_workers_give_the_same_bytes(tmp_path: Path) -> None:
@@ -270,6 +284,18 @@ def test_a_folder_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Expected an empty folder"):
         run(tmp_path, NEW)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_energies_of_different_kinds_are_not_mixed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="found both"):
+        run(tmp_path, NEW, TRAJECTORIES)
+
+
+def test_the_same_file_in_two_splits_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, tree(tmp_path / "a", all_train=NEW, all_val_id=OLD))
+    assert "the same systems" not in caplog.text
+    run(tmp_path, tree(tmp_path / "b", all_train=NEW, all_val_id=NEW), out="again")
+    assert "train/data.lmdb and val_id/data.lmdb hold the same systems" in caplog.text
 
 
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:

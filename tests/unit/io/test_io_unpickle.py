@@ -292,7 +292,12 @@ def test_numbers_of_parts_cannot_be_chosen_to_collide() -> None:
 
 
 def test_a_message_stays_short() -> None:
-    for content in (b"c" + b"a" * 10**6 + b"\nb\n.", b"F" + b"a" * 10**6 + b"\n.", b"P" + b"a" * 10**6 + b"\n."):
+    for content in (
+        b"c" + b"\0" * 10**6 + b"\nb\n.",
+        b"c" + b"a" * 10**6 + b"\nb\n.",
+        b"F" + b"a" * 10**6 + b"\n.",
+        b"P" + b"a" * 10**6 + b"\n.",
+    ):
         with pytest.raises(DataError) as caught:
             read_data(content, "it")
         assert len(str(caught.value)) < 400
