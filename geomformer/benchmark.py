@@ -97,9 +97,9 @@ def benchmark_preset(preset: str, systems: int, atoms: int, *, device: str, dtyp
 
 
 def floor_products(config: RunConfig, rows: int, device: str, dtype: torch.dtype) -> Callable[[], None]:
-    """The projection products of all layers and stream pairs, each with weights of its own."""
+    """The projection products of all layers, stream pairs and passes, each with weights of its own."""
     dim = config.model.embed_dim
-    layers = config.model.num_layers * len(config.model.streams)
+    layers = config.model.num_layers * len(config.model.streams) * config.model.passes
     x_inv = torch.randn(rows, dim, device=device, dtype=dtype)
     x_equ = torch.randn(3 * rows, dim, device=device, dtype=dtype)
     weights = [
