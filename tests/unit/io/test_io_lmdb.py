@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +73,14 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="No such file"):
         read_value(str(path), "0")
+
+
+def test_no_process_leaves_a_file_open(tmp_path: Path) -> None:
+    path = tmp_path / "a.lmdb"
+    write(path, 2, 10, 2)
+    code = f"from geomformer.io.lmdb import read_value; read_value({str(path)!r}, '0')"
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
 
 
 def test_many_files(tmp_path: Path) -> None:
