@@ -155,6 +155,7 @@ def load_model(
     from geomformer.artifacts.store import load_artifact
     from geomformer.devices import resolve_device
     from geomformer.inference.averaging import InferenceSettings
+    from geomformer.inference.domain import read_domain
     from geomformer.inference.predictor import Predictor, chemistry_for
     from geomformer.tasks import build_task
     from geomformer.tasks.base import Scaling
@@ -169,6 +170,7 @@ def load_model(
         build_task(artifact.config.task, scaling),
         InferenceSettings(conformers, features=manifest.inputs.features, device=device),
         chemistry_for(manifest, conformers, geometry),
+        domain=read_domain(artifact.path, manifest),
     )
 
 

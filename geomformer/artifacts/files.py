@@ -21,6 +21,8 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 CARD = "README.md"
 SELFTEST = "selftest.safetensors"
+DOMAIN = "domain.safetensors"
+"""What the model was trained on, for `inference.domain`; a model may lack it."""
 REQUIRED = (WEIGHTS, CONFIG, CARD, SELFTEST)
 """Files beside the manifest; each must have its checksum in it."""
 

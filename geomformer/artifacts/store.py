@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +22,7 @@ from geomformer.artifacts.export import export_artifact
 from geomformer.artifacts.files import (
     CARD,
     CONFIG,
+    DOMAIN,
     MANIFEST,
     SELFTEST,
     WEIGHTS,
@@ -127,12 +128,12 @@ def save_artifact(
     selftest_batch: Batch,
     card: str | Mapping[str, str] | None = None,
     weights_dtype: str = "float32",
+    domain: bytes | None = None,
 ) -> Artifact:
     """Saves a model as the next free version of `name`.
 
-    Everything is written to a temporary folder of the store, then renamed: a version is there whole or not at all,
-    and two savers at the same time get two versions. Versions of bundled models count as taken, so that one
-    reference never means two models.
+    Everything is written to a temporary folder, then renamed: a version is there whole or not at all, and two savers
+    get two versions. Versions of bundled models count as taken: one reference never means two models.
 
     Args:
         root: the store; made when missing.
@@ -146,6 +147,7 @@ def save_artifact(
         selftest_batch: a few small systems.
         card: Markdown on where not to trust the model, or further sections of the card by heading.
         weights_dtype: "float32", "bfloat16" or "float16", on disk.
+        domain: `inference.domain.Domain.to_bytes` of the training molecules; without, `predict` cannot judge rows.
 
     Raises:
         ArtifactError: bad name, weights that are not finite or do not fit `config`, or the store cannot be written.
@@ -157,7 +159,9 @@ def save_artifact(
     with _temporary_folder(root) as folder:
         _write_network(folder, model, config, selftest_batch, weights_dtype)
         write_durable(folder / CONFIG, to_yaml(config))
-        fields["files"] = {file: file_sha256(folder / file) for file in (WEIGHTS, CONFIG, SELFTEST)}
+        if domain is not None:
+            write_durable(folder / DOMAIN, domain)
+        fields["files"] = {file.name: file_sha256(file) for file in folder.iterdir()}
         while True:
             manifest = _describe(folder, fields, _next_version(root, name), config, sections)
             path = root / name / str(manifest.version)
@@ -291,8 +295,6 @@ def _claim(folder: Path, path: Path) -> bool:
 def _software() -> dict[str, str]:
     versions = {"geomformer": geomformer.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions

@@ -21,6 +21,7 @@ from geomformer.elements import SYMBOLS
 from geomformer.errors import ArtifactError, ConfigError, MoleculeError
 from geomformer.executors import Executor, Failure, LocalExecutor
 from geomformer.inference.averaging import ConformerPredictions, InferenceSettings, predict_records
+from geomformer.inference.domain import OUTSIDE, Domain, Judgement
 from geomformer.io.readers import input_columns, read_molecules
 from geomformer.io.writers import MOL_KEY, open_writer
 from geomformer.records import CONFORMER_SOURCES, RawMolecule, Record
@@ -47,6 +48,7 @@ class PredictSummary:
         target, unit: what was predicted.
         rows: number of output rows, equal to the number of input records.
         statuses: rows by status.
+        outside: predicted rows outside of what the model was trained on; None where the model does not know that.
     """
 
     out: Path
@@ -55,11 +57,17 @@ class PredictSummary:
     unit: str
     rows: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
+    outside: int | None = None
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded model with what is needed to run it on molecules."""
+    """A loaded model with what is needed to run it on molecules.
+
+    Attributes:
+        domain: what the model was trained on; without it the columns that judge a row are empty.
+        blocks: also give each row its mol block, for SDF output.
+    """
 
     manifest: Manifest
     model: nn.Module
@@ -67,7 +75,7 @@ class Predictor:
     settings: InferenceSettings
     chemistry: ChemistryOptions
     blocks: bool = False
-    """Also give each row its mol block, for SDF output."""
+    domain: Domain | None = None
 
     @property
     def target(self) -> str:
@@ -85,6 +93,8 @@ class Predictor:
             f"spread_{self.target}_{unit}": float,
             "num_conformers": int,
             "conformer_source": str,
+            "domain": str,
+            f"expected_error_{self.target}_{unit}": float,
             "status": str,
             "error": str,
         }
@@ -101,7 +111,17 @@ class Predictor:
         checked = [(raw, self.checked(result)) for raw, result in chunk]
         records = [(position, item) for position, (_, item) in enumerate(checked) if isinstance(item, Record)]
         predictions = {p.index: p for p in predict_records(self.model, self.task, records, self.settings)}
-        return [self.row(raw, item, predictions.get(position)) for position, (raw, item) in enumerate(checked)]
+        judged = self.judged(records, predictions)
+        return [self.row(raw, item, predictions.get(i), judged.get(i)) for i, (raw, item) in enumerate(checked)]
+
+    def judged(
+        self, records: Sequence[tuple[int, Record]], predictions: Mapping[int, ConformerPredictions]
+    ) -> dict[int, Judgement]:
+        if self.domain is None or not records:
+            return {}
+        spreads = np.array([predictions[position].spread(self.target) for position, _ in records])
+        found = self.domain.judge([record for _, record in records], spreads)
+        return dict(zip([position for position, _ in records], found, strict=True))
 
     def checked(self, result: Record | MoleculeError | Failure) -> Record | MoleculeError:
         """Refuses what the model was not made for."""
@@ -120,9 +140,13 @@ class Predictor:
         )
 
     def row(
-        self, raw: RawMolecule, item: Record | MoleculeError, prediction: ConformerPredictions | None
+        self,
+        raw: RawMolecule,
+        item: Record | MoleculeError,
+        prediction: ConformerPredictions | None,
+        judgement: Judgement | None,
     ) -> dict[str, Any]:
-        value, spread, *_ = [name for name in self.columns if name.startswith(("pred_", "spread_"))]
+        value, spread, expected = [n for n in self.columns if n.startswith(("pred_", "spread_", "expected_error_"))]
         row: dict[str, Any] = dict.fromkeys(self.columns)
         row |= {"index": raw.index, "id": raw.id, "smiles": raw.text if raw.kind == "smiles" else None}
         if isinstance(item, MoleculeError):
@@ -140,6 +164,8 @@ class Predictor:
                 "conformer_source": "+".join(names),
                 "status": "ok",
             }
+            if judgement is not None:
+                row |= {"domain": judgement.domain, expected: judgement.expected_error}
         passed = {input_name(name, self.columns): text for name, text in raw.columns.items()}
         if self.blocks:
             row[MOL_KEY] = raw.text if raw.kind == "mol" else mol_block(item)
@@ -213,6 +239,8 @@ def predict_file(
     """
     manifest = predictor.manifest
     summary = PredictSummary(out, manifest.reference, predictor.target, manifest.target(predictor.target).unit)
+    if predictor.domain is not None:
+        summary.outside = 0
     check_output(sources, out)
     origin = [FILE_COLUMN] if len(sources) > 1 else []
     passed = list(dict.fromkeys(name for source in sources for name in input_columns(source)))
@@ -232,6 +260,8 @@ def predict_file(
             writer.write([row])
             summary.rows += 1
             summary.statuses[row["status"]] = summary.statuses.get(row["status"], 0) + 1
+            if summary.outside is not None:
+                summary.outside += row["domain"] == OUTSIDE
             if progress is not None:
                 progress(summary.rows, total)
     return summary

@@ -82,8 +82,11 @@ def predict(
 
     The output has one row per input record, in the same order: a number, or
     the reason for having none in column error; with several files it says in
-    column file where a row comes from. Without --model the answer is
-    the HOMO-LUMO gap in eV, from the model that comes with geomformer.
+    column file where a row comes from. Column domain says whether the
+    molecule is like those the model was trained on (inside, outside; empty
+    where the model does not know), column expected_error_... how wrong the
+    number is expected to be. Without --model the answer is the HOMO-LUMO
+    gap in eV, from the model that comes with geomformer.
     """
     from geomformer import api
 
@@ -122,4 +125,10 @@ def _summarise(summary: PredictSummary) -> None:
     if failing:
         console.fields([(name, str(count)) for name, count in sorted(failing.items(), key=lambda item: -item[1])])
         console.message(f"  reasons: column 'error' of {summary.out}")
+    if summary.outside is not None and ok:
+        console.message(
+            f"{summary.outside} of them outside of what the model was trained on: column 'domain'"
+            if summary.outside
+            else "All of them inside of what the model was trained on (column 'domain')"
+        )
     console.message(f"Written: {summary.out}")

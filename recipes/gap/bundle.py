@@ -2,7 +2,9 @@
 
     python recipes/gap/bundle.py gap-geomformer --data-root data
 
-The hash this prints goes into `geomformer/artifacts/pinned.py`.
+What the model was trained on (`domain.safetensors`) is described from the training rows of the mixture, and expected
+errors are fitted to its validation rows; the test sets only measure how good both are. Data are named, or given as
+folders. The hash this prints goes into `geomformer/artifacts/pinned.py`.
 """
 
 from __future__ import annotations
@@ -10,100 +12,127 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rdkit import Chem
+from bundle_card import card_sections, rank_correlation
 
 from geomformer import api
 from geomformer.artifacts.locate import bundled_root
-from geomformer.artifacts.manifest import Manifest
 from geomformer.artifacts.pinned import pin_of
 from geomformer.artifacts.store import Artifact, load_artifact, save_artifact
 from geomformer.evaluation.metrics import bootstrap_interval
+from geomformer.inference.domain import OUTSIDE, Domain, describe
 from geomformer.prepared.collate import Sample, collate
-from geomformer.records import Batch
+from geomformer.records import Batch, Record
 
-TESTS = {
-    "gap-pcqm4mv2-valid": ("gap", "PCQM4Mv2 validation, from SMILES"),
-    "gap-qm9-test": ("gap_qm9", "QM9 test, from SMILES"),
-}
-SIZES = ((1, 10), (11, 15), (16, 20), (21, 99))
+PCQM4MV2, QM9 = "PCQM4Mv2 validation, from SMILES", "QM9 test, from SMILES"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one target on one split. R rows.
+
+    Attributes:
+        metrics: of `api.evaluate`.
+        records: the molecules, R of them.
+        errors: absolute, in eV. (R,)
+        spreads: over conformers. (R,)
+    """
+
+    metrics: dict[str, float]
+    records: list[Record]
+    errors: np.ndarray
+    spreads: np.ndarray
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
+    parser.add_argument("--mixture", default="gap-mixture", help="training data: name or folder")
+    parser.add_argument("--pcqm4mv2", default="gap-pcqm4mv2-valid", help="test set: name or folder")
+    parser.add_argument("--qm9", default="gap-qm9-test", help="test set: name or folder")
     parser.add_argument("--data-root", type=Path, default=None)
     parser.add_argument("--models", type=Path, default=None)
     parser.add_argument("--into", type=Path, default=None, help="store; the bundled models by default")
     arguments = parser.parse_args()
+    root = arguments.data_root
     source = load_artifact(arguments.model, api.models_root(arguments.models))
-    metrics = dict(source.manifest.metrics)
-    sections = {}
-    for dataset, (target, title) in TESTS.items():
-        with tempfile.TemporaryDirectory() as out:
-            summary = api.evaluate(dataset, model=str(source.path), root=arguments.data_root, out=Path(out))
-            rows = read_predictions(Path(out) / f"test_{target}.csv")
-        errors = np.array([prediction - label for _, label, prediction, _ in rows])
-        low, high = bootstrap_interval(np.abs(errors), seed=0)
-        metrics[title] = summary["splits"]["test"] | {"mae_95_percent_low": low, "mae_95_percent_high": high}
-        if target == "gap":
-            spreads = np.array([spread for *_, spread in rows])
-            metrics[title]["spread_rank_correlation"] = rank_correlation(spreads, np.abs(errors))
-            sections = card_sections(rows, dataset, arguments.data_root)
-    artifact = store(source, metrics, sections, arguments.into or bundled_root(), arguments.data_root)
+    domain = domain_of(source, arguments.mixture, root)
+    metrics: dict[str, Any] = dict(source.manifest.metrics)
+    pcqm = predict(source, arguments.pcqm4mv2, "test", "gap", root)
+    qm9 = predict(source, arguments.qm9, "test", "gap_qm9", root)
+    metrics[PCQM4MV2] = summary(pcqm, domain) | rank_correlations(pcqm, domain)
+    metrics[QM9] = summary(qm9, domain)
+    judged = domain.judge(pcqm.records, pcqm.spreads)
+    sections = card_sections(pcqm.records, pcqm.errors, judged, metrics[PCQM4MV2], domain)
+    for name, values in metrics.items():
+        print(name, values)
+    print("\n\n".join(f"{title}\n\n{text}" for title, text in sections.items()))
+    artifact = store(source, metrics, sections, domain, arguments.into or bundled_root(), pcqm.records[:3])
     print(artifact.path)
     print(f'    "{artifact.reference}": "{pin_of(artifact.path)}",')
 
 
-def read_predictions(path: Path) -> list[tuple[str, float, float, float]]:
-    with path.open(newline="", encoding="utf8") as file:
-        return [(row[0], float(row[1]), float(row[2]), float(row[3])) for row in list(csv.reader(file))[1:]]
+def domain_of(source: Artifact, mixture: str, root: Path | None) -> Domain:
+    """Describes the training rows and fits expected errors of `gap` to the validation rows."""
+    prepared = api.open_dataset(mixture, root)
+    trained = source.manifest.dataset.get("fingerprint")
+    if trained != prepared.fingerprint:
+        raise SystemExit(f"{source.reference} was trained on {trained}, {mixture} is {prepared.fingerprint}")
+    train = prepared.split("train")
+    valid = predict(source, mixture, "valid", "gap", root)
+    described = describe(train[row] for row in range(len(train)))
+    domain = described.fitted(valid.records, valid.spreads, valid.errors)
+    print(f"familiar environments: {len(domain.radius_1)} of radius 1, {len(domain.radius_2)} of radius 2")
+    print(f"weights {domain.weights.tolist()}, ranges {domain.ranges.tolist()}, {len(domain.to_bytes())} bytes")
+    return domain
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, ties by order."""
-    ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+def predict(source: Artifact, dataset: str, split: str, target: str, root: Path | None) -> Predictions:
+    with tempfile.TemporaryDirectory() as out:
+        found = api.evaluate(dataset, model=str(source.path), splits=[split], root=root, out=Path(out))
+        with (Path(out) / f"{split}_{target}.csv").open(newline="", encoding="utf8") as file:
+            rows = list(csv.reader(file))[1:]
+    prepared = api.open_dataset(dataset, root).split(split)
+    position = {name: row for row, name in enumerate(prepared.ids)}
+    label, prediction, spread = np.array([row[1:] for row in rows], dtype=float).T
+    records = [prepared[position[row[0]]] for row in rows]
+    return Predictions(found["splits"][split], records, np.abs(prediction - label), spread)
 
 
-def card_sections(rows: list[tuple[str, float, float, float]], dataset: str, root: Path | None) -> dict[str, str]:
-    """Errors by kind of molecule, and where the model should not be trusted."""
-    prepared = api.open_dataset(dataset, root).split("test")
-    records = dict(zip(prepared.ids, prepared, strict=True))
-    groups: dict[str, list[float]] = {}
-    for name, label, prediction, _ in rows:
-        record = records[name]
-        for group in groups_of(record.smiles, record.num_atoms):
-            groups.setdefault(group, []).append(abs(prediction - label))
-    lines = ["| molecules | number | MAE, eV |", "|---|---|---|"]
-    lines += [f"| {group} | {len(e)} | {np.mean(e):.3f} |" for group, e in sorted(groups.items()) if len(e) >= 20]
+def summary(found: Predictions, domain: Domain) -> dict[str, float]:
+    """Metrics of a test set, with the interval of its error and the errors inside and outside."""
+    low, high = bootstrap_interval(found.errors, seed=0)
+    values = found.metrics | {"mae_95_percent_low": low, "mae_95_percent_high": high}
+    outside = np.array([item.domain == OUTSIDE for item in domain.judge(found.records, found.spreads)])
+    for name, rows in (("inside", ~outside), ("outside", outside)):
+        values[f"rows_{name}"] = int(rows.sum())
+        if rows.any():
+            values[f"mae_{name}_ev"] = float(found.errors[rows].mean())
+    return values
+
+
+def rank_correlations(found: Predictions, domain: Domain) -> dict[str, float]:
+    """Spearman's rank correlation with the absolute error."""
+    expected = [item.expected_error for item in domain.judge(found.records, found.spreads)]
     return {
-        "Errors by kind of molecule (PCQM4Mv2 validation)": "\n".join(lines),
-        "Where not to trust it": (
-            "Charged molecules and salts, metals, radicals and molecules of more than about 25 heavy atoms are rare "
-            "or absent in the training data; elements seen in fewer than 20 training molecules are refused. The model "
-            "sees heavy atoms and the 2D graph: tautomers and protonation states are taken as written, and mirror "
-            "images get the same gap. The spread over conformers says how much the answer depends on the geometry, "
-            "not how wrong it is."
-        ),
+        "expected_error_rank_correlation": rank_correlation(np.array(expected, dtype=float), found.errors),
+        "spread_rank_correlation": rank_correlation(found.spreads, found.errors),
     }
 
 
-def groups_of(smiles: str | None, num_atoms: int) -> list[str]:
-    groups = [f"{low} to {high} heavy atoms" for low, high in SIZES if low <= num_atoms <= high]
-    mol = Chem.MolFromSmiles(smiles) if smiles else None
-    if mol is None:
-        return groups
-    groups.append("charged atoms" if any(atom.GetFormalCharge() for atom in mol.GetAtoms()) else "no charged atom")
-    groups.append(f"{min(mol.GetRingInfo().NumRings(), 3)}{'+' if mol.GetRingInfo().NumRings() >= 3 else ''} rings")
-    symbols = {atom.GetSymbol() for atom in mol.GetAtoms()} - {"C", "H", "N", "O"}
-    return groups + [f"with {symbol}" for symbol in symbols]
-
-
-def store(source: Artifact, metrics: dict, sections: dict[str, str], into: Path, root: Path | None) -> Artifact:
-    manifest: Manifest = source.manifest
+def store(
+    source: Artifact,
+    metrics: dict[str, Any],
+    sections: dict[str, str],
+    domain: Domain,
+    into: Path,
+    examples: list[Record],
+) -> Artifact:
+    manifest = source.manifest
     data = source.config.data.model_copy(update={"dataset": "gap-mixture"})
     return save_artifact(
         into,
@@ -116,16 +145,15 @@ def store(source: Artifact, metrics: dict, sections: dict[str, str], into: Path,
         dataset=manifest.dataset,
         training=manifest.training,
         metrics=metrics,
-        selftest_batch=selftest_batch(root),
+        selftest_batch=selftest_batch(examples),
         card=sections,
         weights_dtype="float16",
+        domain=domain.to_bytes(),
     )
 
 
-def selftest_batch(root: Path | None) -> Batch:
-    split = api.open_dataset("gap-pcqm4mv2-valid", root).split("test")
-    records = [split[row] for row in range(3)]
-    return collate([Sample(record, row, record.positions[0]) for row, record in enumerate(records)])
+def selftest_batch(examples: list[Record]) -> Batch:
+    return collate([Sample(record, row, record.positions[0]) for row, record in enumerate(examples)])
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_preprocess_of_an_unknown_dataset_names_the_known_ones() -> None:
 def summary(**statuses: int) -> SimpleNamespace:
     rows = sum(statuses.values())
     out = Path("gaps.csv")
-    return SimpleNamespace(out=out, model="gap@1", target="gap", unit="ev", rows=rows, statuses=statuses)
+    return SimpleNamespace(out=out, model="gap@1", target="gap", unit="ev", rows=rows, statuses=statuses, outside=None)
 
 
 def test_predict_sums_up_on_stderr(stand_in: Any) -> None:
@@ -116,7 +116,16 @@ def test_predict_json(stand_in: Any) -> None:
         "unit": "ev",
         "rows": 1,
         "statuses": {"ok": 1},
+        "outside": None,
     }
+
+
+def test_predict_says_how_many_rows_are_outside_of_the_training_data(stand_in: Any) -> None:
+    result = summary(ok=3)
+    result.outside = 2
+    stand_in("predict", result)
+    found = run("predict", "in.sdf", "--out", "gaps.csv")
+    assert "2 of them outside" in found.stderr and "column 'domain'" in found.stderr
 
 
 def test_predict_without_any_number_exits_3(stand_in: Any) -> None:

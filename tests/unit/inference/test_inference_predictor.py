@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,12 +18,14 @@ from rdkit.Chem import AllChem
 
 from geomformer import api
 from geomformer.artifacts.manifest import Inputs
+from geomformer.chem.build import ChemistryOptions, build
 from geomformer.errors import ArtifactError, ConfigError, DataError
 from geomformer.executors import Failure, LocalExecutor
 from geomformer.inference import predictor as predictor_module
+from geomformer.inference.domain import describe
 from geomformer.inference.predictor import Predictor, input_name
 from geomformer.io.sdf import records as sdf_records
-from geomformer.records import RawMolecule
+from geomformer.records import RawMolecule, Record
 
 SMILES = ("CCO", "c1ccccc1O", "CC(=O)N", "C1CCOC1", "CC(C)CN", "OCC(F)F", "C#CCO", "CCCCCC")
 CONFORMERS = 2
@@ -180,8 +183,17 @@ def test_colliding_columns_are_renamed_and_all_are_kept(models: Path, tmp_path: 
     source.write_text("id,smiles,status,pred_gap_ev,price\na,OCC,old,1.5,7\nb,nonsense,,,\n")
     rows = predict(models, source, tmp_path / "out.csv")
     assert list(rows[0]) == [
-        *("index", "id", "smiles", "pred_gap_ev", "spread_gap_ev", "num_conformers", "conformer_source", "status"),
-        *("error", "input_id", "input_smiles", "input_status", "input_pred_gap_ev", "price"),
+        *("index", "id", "smiles", "pred_gap_ev", "spread_gap_ev", "num_conformers", "conformer_source", "domain"),
+        *(
+            "expected_error_gap_ev",
+            "status",
+            "error",
+            "input_id",
+            "input_smiles",
+            "input_status",
+            "input_pred_gap_ev",
+            "price",
+        ),
     ]
     assert [rows[0][name] for name in ("id", "smiles", "status", "price")] == ["a", "CCO", "ok", "7"]
     assert [rows[0][f"input_{name}"] for name in ("id", "smiles", "status", "pred_gap_ev")] == [
@@ -303,6 +315,42 @@ def test_an_interrupted_file_keeps_what_is_there(models: Path, tmp_path: Path, m
         predict(models, write_csv(tmp_path / "in.csv", SMILES), out, progress=stop)
     assert out.read_text() == "an older result\n"
     assert [row["id"] for row in read_csv(tmp_path / "out.csv.partial")] == list(SMILES[:4])
+
+
+def with_domain(root: Path) -> None:
+    """A model trained on nothing but chains of carbon and one oxygen, whose errors are 0.1 eV."""
+    trained = [build(raw(i, "C" * (2 + i % 5) + "O"), ChemistryOptions(num_conformers=1)) for i in range(60)]
+    records = [record for record in trained if isinstance(record, Record)]
+    domain = describe(records).fitted(records, np.zeros(60), np.full(60, 0.1))
+    save_model(root, "domain", domain=domain.to_bytes())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "sdf"])
+def test_rows_say_whether_they_are_like_what_was_trained_on(models: Path, tmp_path: Path, suffix: str) -> None:
+    with_domain(tmp_path / "store")
+    out = tmp_path / f"out.{suffix}"
+    source = write_csv(tmp_path / "in.csv", ["CCCO", "nonsense", "CC#N", "CCCBr"])
+    summary = api.predict(source, out, models=tmp_path / "store", model="domain", conformers=1, workers=0, device="cpu")
+    assert (summary.outside, summary.statuses["ok"]) == (1, 2)
+    found = {
+        "csv": lambda: [row["domain"] or None for row in read_csv(out)],
+        "jsonl": lambda: [json.loads(line)["domain"] for line in out.read_text().splitlines()],
+        "parquet": lambda: pq.read_table(out)["domain"].to_pylist(),
+        "sdf": lambda: [mol.GetPropsAsDict().get("domain") or None for mol in Chem.SDMolSupplier(str(out))],
+    }[suffix]()
+    assert found == ["inside", None, "outside", None]
+
+
+def test_a_model_that_does_not_know_its_data_leaves_the_judgement_empty(models: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("smiles,domain,expected_error_gap_ev\nCCO,mine,7\n")
+    (row,) = predict(models, source, tmp_path / "out.csv")
+    assert (row["status"], row["domain"], row["expected_error_gap_ev"]) == ("ok", "", "")
+    assert (row["input_domain"], row["input_expected_error_gap_ev"]) == ("mine", "7")
+    summary = api.predict(
+        source, tmp_path / "out.csv", models=models, model="toy", conformers=1, workers=0, device="cpu"
+    )
+    assert summary.outside is None
 
 
 def test_a_predictor_says_what_it_adds(load: Callable[..., Predictor]) -> None:

@@ -1,0 +1,109 @@
+"""What the card of the bundled gap model says beyond its manifest: errors by kind of molecule, and when to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from rdkit import Chem
+
+from geomformer.inference.domain import MIN_MOLECULES, Domain, Judgement
+from geomformer.records import Record
+
+SIZES = ((1, 10), (11, 15), (16, 20), (21, 99))
+MAX_RINGS = 3
+MIN_ROWS = 20
+"""A group of fewer molecules has no error of its own in the card."""
+FIFTHS = 5
+
+LIMITS = (
+    "Charged molecules and salts, metals, radicals and molecules of more than about 25 heavy atoms are rare or absent "
+    "in the training data; elements seen in fewer than 20 training molecules are refused. The model sees heavy atoms "
+    "and the 2D graph: tautomers and protonation states are taken as written, and mirror images get the same gap. The "
+    "spread over conformers says how much the answer depends on the geometry, not how wrong it is."
+)
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; equal values share their mean rank."""
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[position]
+
+
+def card_sections(
+    records: Sequence[Record],
+    errors: np.ndarray,
+    judged: Sequence[Judgement],
+    metrics: Mapping[str, float],
+    domain: Domain,
+) -> dict[str, str]:
+    """Writes the sections.
+
+    Args:
+        records: the molecules of the PCQM4Mv2 test set.
+        errors: absolute errors of their predictions, eV.
+        judged: what `domain` says of them.
+        metrics: of this test set, with its rank correlations.
+        domain: of the model.
+
+    Returns:
+        Markdown by heading.
+    """
+    expected = np.array([item.expected_error for item in judged], dtype=float)
+    return {
+        "Errors by kind of molecule (PCQM4Mv2 validation)": by_kind(records, errors, judged),
+        "Inside and outside of the training data": about_domain(domain, metrics) + "\n\n" + by_fifth(expected, errors),
+        "Where not to trust it": LIMITS,
+    }
+
+
+def by_kind(records: Sequence[Record], errors: np.ndarray, judged: Sequence[Judgement]) -> str:
+    groups: dict[str, list[float]] = {}
+    for record, error, judgement in zip(records, errors.tolist(), judged, strict=True):
+        for group in [*groups_of(record), f"domain: {judgement.domain}"]:
+            groups.setdefault(group, []).append(error)
+    lines = [f"| {name} | {len(e)} | {np.mean(e):.3f} |" for name, e in sorted(groups.items()) if len(e) >= MIN_ROWS]
+    rare = ", ".join(f"{name} ({len(e)})" for name, e in sorted(groups.items()) if len(e) < MIN_ROWS)
+    table = "\n".join(["| molecules | number | MAE, eV |", "|---|---|---|", *lines])
+    return table + (f"\n\nToo few to say: {rare}." if rare else "")
+
+
+def groups_of(record: Record) -> list[str]:
+    """Kinds a molecule belongs to, by size, charge, rings and elements."""
+    groups = [f"heavy atoms: {low:02} to {high}" for low, high in SIZES if low <= record.num_atoms <= high]
+    mol = Chem.MolFromSmiles(record.smiles) if record.smiles else None
+    if mol is None:
+        return groups
+    charges = [atom.GetFormalCharge() for atom in mol.GetAtoms()]
+    kind = "net charge" if sum(charges) else "charged atoms, no net charge" if any(charges) else "no charged atom"
+    rings = mol.GetRingInfo().NumRings()
+    groups += [f"charge: {kind}", f"rings: {MAX_RINGS} or more" if rings >= MAX_RINGS else f"rings: {rings}"]
+    return groups + [f"element: {symbol}" for symbol in {atom.GetSymbol() for atom in mol.GetAtoms()} - {"C", "H"}]
+
+
+def about_domain(domain: Domain, metrics: Mapping[str, float]) -> str:
+    (smallest, largest), (lowest, highest) = domain.ranges.tolist()
+    return (
+        f"`predict` calls a molecule `outside` (column `domain`) when more than {domain.max_unfamiliar[0]:.0%} of its "
+        f"heavy atoms stand in surroundings (the atom with its charge and hydrogens, its bonds, its neighbours) that "
+        f"fewer than {MIN_MOLECULES} training molecules have, when it has fewer than {smallest} or more than {largest} "
+        f"heavy atoms, or a net charge below {lowest} or above {highest}. Column `expected_error_gap_ev` estimates the "
+        "absolute error, in eV, from the share of such unfamiliar surroundings one and two bonds wide and from the "
+        "spread over conformers; it was fitted to validation molecules of the training mixture, never to those below. "
+        "It orders molecules, and is no bound: of two molecules with the same estimate one may be many times as wrong "
+        "as the other. `inside` is no promise either.\n\n"
+        "Rank correlation (Spearman) with the absolute error on PCQM4Mv2 validation: expected error "
+        f"{metrics['expected_error_rank_correlation']:.2f}, spread over conformers "
+        f"{metrics['spread_rank_correlation']:.2f}. Numbers and errors inside and outside stand in the tables above. "
+        "Expected and true errors, in fifths of the same molecules:"
+    )
+
+
+def by_fifth(expected: np.ndarray, errors: np.ndarray) -> str:
+    parts = np.array_split(np.argsort(expected, kind="stable"), FIFTHS)
+    lines = [f"| {expected[part].mean():.3f} | {errors[part].mean():.3f} |" for part in parts]
+    return "\n".join(["| expected error, eV | MAE, eV |", "|---|---|", *lines])
