@@ -37,7 +37,7 @@ from geomformer.prepared.split import PreparedSplit
 from geomformer.training import run
 
 TARGET = "gap"
-BATCH, RATE = 32, 1e-3
+BATCH, RATE = 32, 2e-3
 VALIDATIONS = 4
 TIMED_STEPS, WARM_STEPS = 30, 10
 FORWARD_SHARE = 1 / 3
