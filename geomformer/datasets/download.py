@@ -95,10 +95,14 @@ def fetch_all(files: Sequence[RemoteFile], folder: Path, progress: Progress | No
     try:
         for file in files:
             fetch(file, folder, progress=progress)
-    except DataError:
+    except DataError as error:
         # Without a part there is nothing to continue, and what the user puts there next is to be read as it is.
         if not any(_part(target).exists() and not target.exists() for target in targets):
             marker.unlink(missing_ok=True)
+        others = [other for other, target in zip(files, targets, strict=True) if other != file and not target.exists()]
+        if others:
+            wanted = "; ".join(f"{other.name} ({' or '.join(other.urls)})" for other in others)
+            raise DataError(error.message, f"{error.hint} Also needed: {wanted}.") from error
         raise
     marker.unlink(missing_ok=True)
     return targets

@@ -147,6 +147,8 @@ def _attempt(session: requests.Session, url: str, part: Path, checksum_known: bo
     except requests.exceptions.SSLError as error:
         raise Unavailable(f"its certificate is not accepted ({error})") from error
     except requests.RequestException as error:
+        if isinstance(_cause(error), urllib3.exceptions.NameResolutionError):
+            raise Unavailable("its name is not known here (no network?)") from error
         raise _Dropped(_reason(error)) from error
 
 
@@ -219,10 +221,15 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
+def _cause(error: requests.RequestException) -> object:
+    """Returns what urllib3 says went wrong, behind the exceptions of requests."""
+    return getattr(error.args[0], "reason", error) if error.args else error
+
+
 def _reason(error: requests.RequestException) -> str:
     """Returns what went wrong without the addresses of Python objects."""
     if isinstance(error, requests.Timeout):
         return "no answer in time"
-    cause = getattr(error.args[0], "reason", error) if error.args else error
+    cause = _cause(error)
     text = str(cause).rpartition(": ")[2]
     return f"no connection ({text})" if isinstance(error, requests.ConnectionError) else str(cause)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+import urllib3
 
 from geomformer import files
 from geomformer.datasets import download, transfer
@@ -287,6 +288,28 @@ def test_offline_the_message_says_what_to_put_where(closed: str, tmp_path: Path)
     for words in (*file.urls, "Connection refused", f"put it into {tmp_path}", "--raw", "data.tar"):
         assert words in str(caught.value)
     assert "object at 0x" not in str(caught.value)
+
+
+def test_offline_all_files_that_are_needed_are_named(closed: str, tmp_path: Path) -> None:
+    files = [RemoteFile(name, f"{closed}/{name}", MD5) for name in ("here.tar", "data.tar", "more.tar")]
+    (tmp_path / "here.tar").write_bytes(CONTENT)
+    with pytest.raises(DataError, match=r"Cannot download data.tar") as caught:
+        fetch_all(files, tmp_path)
+    assert f"Also needed: more.tar ({closed}/more.tar)." in str(caught.value) and "here.tar" not in str(caught.value)
+
+
+def test_a_name_that_nobody_knows_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def get(*args: object, **options: object) -> requests.Response:
+        calls.append(args)
+        reason = urllib3.exceptions.NameResolutionError("x", urllib3.connection.HTTPConnection("x"), OSError("unknown"))
+        raise requests.ConnectionError(urllib3.exceptions.MaxRetryError(urllib3.HTTPConnectionPool("x"), "/", reason))
+
+    monkeypatch.setattr(requests.Session, "get", get)
+    with pytest.raises(DataError, match="its name is not known here"):
+        fetch(RemoteFile("data.tar", "https://x", MD5), tmp_path)
+    assert len(calls) == 1
 
 
 def test_a_bad_certificate_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
