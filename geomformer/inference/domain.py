@@ -1,10 +1,11 @@
 """Is a molecule like those the model was trained on, and how wrong is its prediction expected to be?
 
-A molecule is known by the environments of its heavy atoms (`chem.environments`). An environment is familiar when a few
-training molecules have it. A molecule is outside of what the model was trained on when too many of its atoms stand in
-an unfamiliar environment of radius 1 (the atom, its bonds and its neighbours), or when it is larger, smaller or more
-charged than nearly all training molecules. The expected error is a linear function, with no negative slope, of the
-shares of unfamiliar environments and of the spread over conformers, fitted to errors on validation molecules.
+A molecule is known by the environments of its heavy atoms (`chem.environments`). Those of radius 1 (the atom, its bonds
+and its neighbours) are familiar when any training molecule has them, those of radius 2 when a few have. A molecule is
+outside of what the model was trained on when too many of its atoms stand in an unfamiliar environment of radius 1, or
+when it is larger or otherwise charged than nearly all training molecules. The expected error is a linear function, with
+no negative weight, of the shares of unfamiliar environments and of the spread over conformers, fitted to errors on
+validation molecules.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from geomformer.errors import ArtifactError, DataError
 from geomformer.records import Record
 
 INSIDE, OUTSIDE = "inside", "outside"
-MIN_MOLECULES = 3
-"""An environment of fewer training molecules is unfamiliar."""
+MIN_MOLECULES = {1: 1, 2: 3}
+"""By radius: an environment of fewer training molecules is unfamiliar."""
 MAX_UNFAMILIAR = 0.1
 """Share of heavy atoms in unfamiliar environments of radius 1 up to which a molecule is inside."""
 MIN_MOLECULES_AT_EDGE = 20
@@ -54,7 +55,7 @@ class Domain:
 
     Attributes:
         radius_1, radius_2: hashes of the familiar environments, rising. uint32
-        ranges: smallest and largest number of heavy atoms, and net charge. (2, 2) int64
+        ranges: smallest and largest number of heavy atoms (first row) and net charge (second). (2, 2) int64
         max_unfamiliar: share of atoms in unfamiliar environments of radius 1 up to which a molecule is inside. (1,)
         weights: of 1, the shares of unfamiliar environments at radius 1 and 2 and the spread, in the target's unit;
             (4,) float64, or (0,) where nothing was fitted.
@@ -121,24 +122,25 @@ def describe(records: Iterable[Record]) -> Domain:
     Raises:
         DataError: there are none.
     """
-    pairs: list[list[np.ndarray]] = [[], []]
+    pairs: dict[int, list[np.ndarray]] = {radius: [] for radius in MIN_MOLECULES}
     sizes, charges = [], []
     start = 0
     molecules = iter(records)
     while chunk := list(islice(molecules, CHUNK)):
         found = environments(chunk)
-        for radius in (1, 2):
-            pairs[radius - 1].append(_pairs(found.hashes[radius], found.molecule + start))
+        for radius in pairs:
+            pairs[radius].append(_pairs(found.hashes[radius], found.molecule + start))
         sizes.append(found.sizes)
         charges.append(found.charges)
         start += len(chunk)
     if not start:
         raise DataError("Expected molecules to describe, found none.")
-    radius_1, radius_2 = (_familiar(np.concatenate(item)) for item in pairs)
+    familiar = {radius: _familiar(np.concatenate(found), MIN_MOLECULES[radius]) for radius, found in pairs.items()}
+    _, largest = _range(np.concatenate(sizes))
     return Domain(
-        radius_1,
-        radius_2,
-        ranges=np.stack([_range(np.concatenate(item)) for item in (sizes, charges)]),
+        familiar[1],
+        familiar[2],
+        ranges=np.array([(1, largest), _range(np.concatenate(charges))]),
         max_unfamiliar=np.array([MAX_UNFAMILIAR]),
         weights=np.empty(0),
     )
@@ -180,15 +182,16 @@ def _pairs(hashes: np.ndarray, molecule: np.ndarray) -> np.ndarray:
     return np.unique((hashes.astype(np.uint64) << np.uint64(32)) | molecule.astype(np.uint64))
 
 
-def _familiar(pairs: np.ndarray) -> np.ndarray:
+def _familiar(pairs: np.ndarray, least: int) -> np.ndarray:
     hashes, counts = np.unique((pairs >> np.uint64(32)).astype(np.uint32), return_counts=True)
-    return hashes[counts >= MIN_MOLECULES]
+    return hashes[counts >= least]
 
 
-def _range(values: np.ndarray) -> np.ndarray:
-    """Smallest and largest of the values after the few farthest out. (2,)"""
-    edge = min(MIN_MOLECULES_AT_EDGE, len(values)) - 1
-    return np.sort(values)[[edge, -1 - edge]] if edge < len(values) / 2 else np.array([values.min(), values.max()])
+def _range(values: np.ndarray) -> tuple[int, int]:
+    """Smallest and largest value that so many molecules reach; of few molecules, those of the one in the middle."""
+    edge = min(MIN_MOLECULES_AT_EDGE, (len(values) + 1) // 2) - 1
+    ordered = np.sort(values)
+    return int(ordered[edge]), int(ordered[-1 - edge])
 
 
 def _contains(known: np.ndarray, hashes: np.ndarray) -> np.ndarray:

@@ -86,14 +86,15 @@ def groups_of(record: Record) -> list[str]:
 
 
 def about_domain(domain: Domain, metrics: Mapping[str, float]) -> str:
-    (smallest, largest), (lowest, highest) = domain.ranges.tolist()
+    (_, largest), (lowest, highest) = domain.ranges.tolist()
     return (
         f"`predict` calls a molecule `outside` (column `domain`) when more than {domain.max_unfamiliar[0]:.0%} of its "
-        f"heavy atoms stand in surroundings (the atom with its charge and hydrogens, its bonds, its neighbours) that "
-        f"fewer than {MIN_MOLECULES} training molecules have, when it has fewer than {smallest} or more than {largest} "
-        f"heavy atoms, or a net charge below {lowest} or above {highest}. Column `expected_error_gap_ev` estimates the "
-        "absolute error, in eV, from the share of such unfamiliar surroundings one and two bonds wide and from the "
-        "spread over conformers; it was fitted to validation molecules of the training mixture, never to those below. "
+        "heavy atoms stand in surroundings (the atom with its charge and hydrogens, its bonds, its neighbours) that no "
+        f"training molecule has, when it has none or more than {largest} heavy atoms, or a net charge below {lowest} "
+        f"or above {highest}. Column `expected_error_gap_ev` estimates the absolute error, in eV, from the share of "
+        f"such surroundings, from the share of those two bonds wide that fewer than {MIN_MOLECULES[2]} training "
+        "molecules have, and from the spread over conformers; it was fitted to validation molecules of the training mixture, "
+        "never to those below. "
         "It orders molecules, and is no bound: of two molecules with the same estimate one may be many times as wrong "
         "as the other. `inside` is no promise either.\n\n"
         "Rank correlation (Spearman) with the absolute error on PCQM4Mv2 validation: expected error "

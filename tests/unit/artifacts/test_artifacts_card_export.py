@@ -42,13 +42,14 @@ def test_the_card_invents_nothing(tmp_path: Path, save: Save) -> None:
 
 
 def test_a_zip_unpacked_in_a_store_is_the_model(tmp_path: Path, save: Save) -> None:
-    artifact = save(tmp_path / "a")
+    artifact = save(tmp_path / "a", domain=b"what it was trained on")
     path = export_artifact(artifact, tmp_path, "zip")
     assert path == tmp_path / "tiny-1.zip"
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "b")
     assert load_artifact("tiny@1", tmp_path / "b").manifest == artifact.manifest
     assert verify(tmp_path / "b" / "tiny" / "1") == []
+    assert (tmp_path / "b" / "tiny" / "1" / "domain.safetensors").read_bytes() == b"what it was trained on"
     again = export_artifact(load_artifact("tiny", tmp_path / "b"), tmp_path / "sub" / "again.zip", "zip")
     assert again.read_bytes() == path.read_bytes()
 

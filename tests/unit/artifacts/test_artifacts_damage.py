@@ -24,9 +24,11 @@ def edit_manifest(path: Path, **changes: object) -> None:
     file.write_text(json.dumps(raw))
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "config.yaml", "README.md", "selftest.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "config.yaml", "README.md", "selftest.safetensors", "domain.safetensors"]
+)
 def test_missing_and_changed_files_are_named(tmp_path: Path, save: Save, file: str) -> None:
-    path = save(tmp_path).path
+    path = save(tmp_path, domain=b"what it was trained on").path
     data = bytearray((path / file).read_bytes())
     data[-1] ^= 1
     (path / file).write_bytes(data)

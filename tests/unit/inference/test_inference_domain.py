@@ -48,16 +48,30 @@ def domains(domain: Domain, *smiles: str) -> list[str]:
 def test_unfamiliar_surroundings_sizes_and_charges_are_outside() -> None:
     domain = domain_of(ALCOHOLS, 20)
     inside = ["CCCCO", "CCO"]
-    outside = ["CC#N", "CC=O", "CCCCCCCCCO", "CO", "[H][H]", "CC[O-]"]
+    outside = ["CC#N", "CC=O", "CCCCCCCCCO", "CO", "[H][H]", "CC[O-]"]  # the third is too long only
     assert domains(domain, *inside, *outside) == ["inside"] * 2 + ["outside"] * 6
-    assert domain.ranges.tolist() == [[3, 8], [0, 0]]
+    assert domain.ranges.tolist() == [[1, 8], [0, 0]]
 
 
-def test_an_environment_of_too_few_molecules_is_unfamiliar() -> None:
-    assert domains(domain_of(["CC#N", *ALCOHOLS], 3), "CC#N") == ["inside"]
-    assert domains(domain_of(["CC#N", *ALCOHOLS], 2), "CC#N") == ["outside"]
+def test_molecules_that_were_trained_on_are_inside() -> None:
+    names = ["CC#N", "C", "CO", "C[N+](C)(C)C", "FS(F)(F)(F)(F)F"]
+    assert domains(domain_of(names, 20), *names) == ["inside"] * 5
+
+
+def test_a_charge_or_size_of_few_molecules_is_outside() -> None:
+    few = [record("CC(=O)[O-]")] * 19 + [record("CC(=O)O")] * 40
+    assert domains(describe(few), "CC(=O)[O-]", "CC(=O)O") == ["outside", "inside"]
+    assert domains(describe([*few, few[0]]), "CC(=O)[O-]") == ["inside"]
+    long = [record("C" * 9)] * 19 + [record("C" * 8)] * 40
+    assert domains(describe(long), "C" * 9, "C" * 8) == ["outside", "inside"]
+    assert domains(describe([*long, long[0]]), "C" * 9) == ["inside"]
+
+
+def test_a_wide_environment_needs_several_molecules() -> None:
     # Twelve atoms of one kind in one molecule are one molecule.
-    assert domains(describe([record("C1CCCCCCCCCCC1"), *map(record, ALCOHOLS)]), "C1CCCCCCCCCCC1") == ["outside"]
+    ring = "C1CCCCCCCCCCC1"
+    sizes = [len(describe([record(text) for text in [ring] * times]).radius_2) for times in (1, 2, 3)]
+    assert sizes == [0, 0, 1]
 
 
 def test_a_tenth_of_the_atoms_may_be_unfamiliar() -> None:
@@ -103,7 +117,7 @@ def test_errors_that_fall_with_the_spread_give_no_negative_slope() -> None:
 def test_nothing_is_judged_to_be_nothing() -> None:
     assert domain_of(ALCOHOLS, 3).judge([], np.empty(0)) == []
     only = domain_of(["CCO"], 1)
-    assert len(only.radius_1) == 0 and domains(only, "CCO") == ["outside"]
+    assert (len(only.radius_1), len(only.radius_2)) == (3, 0) and domains(only, "CCO", "CCN") == ["inside", "outside"]
 
 
 @pytest.fixture
