@@ -16,6 +16,8 @@ from geomformer.records import RawMolecule, Record
 
 MAX_DRAWN = 1000
 """Larger molecules are not drawn: that, and the search for atoms on top of each other, grows with their square."""
+MAX_STORED = 2**15 - 1
+"""Bonds of a record are pairs of 16-bit numbers."""
 SPACING = 1.5
 """Distance of neighbouring atoms where they are laid out without regard to bonds, Angstrom."""
 
@@ -32,7 +34,7 @@ def flat_record(raw: RawMolecule, options: ChemistryOptions, *, drawn: bool = Tr
         drawn: False lays the atoms out on a spiral, for molecules that cannot be drawn either.
 
     Returns:
-        The record, or why there is none: the SMILES has errors of syntax or placeholders.
+        The record, or why there is none: the SMILES has errors of syntax, placeholders, or too many atoms to be stored.
     """
     try:
         return _flat_record(raw, options, drawn)
@@ -81,6 +83,8 @@ def _lenient(smiles: str) -> tuple[Chem.Mol, bool]:
         mol = Chem.MolFromSmiles(smiles, parameters)
     if mol is None or mol.GetNumAtoms() == 0 or any(atom.GetAtomicNum() == 0 for atom in mol.GetAtoms()):
         raise MoleculeError("unparsable", "The SMILES has an error of syntax, a placeholder, or no atoms.")
+    if mol.GetNumAtoms() > MAX_STORED:
+        raise MoleculeError("too_large", f"The molecule has {mol.GetNumAtoms()} atoms; the limit is {MAX_STORED}.")
     if not sound:
         mol.UpdatePropertyCache(strict=False)
         flags = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_PROPERTIES

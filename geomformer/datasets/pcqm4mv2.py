@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 LEVEL_OF_THEORY = "B3LYP/6-31G*"
 TARGET = "gap"
 NUM_CONFORMERS = 8
+_FITTING = "Use the table, the split and the SDF that belong together."
 
 FILES = (
     RemoteFile(
@@ -175,7 +176,7 @@ def molecules(files: Files, splits: Mapping[str, np.ndarray], limit: int | None)
         if limit is not None and wanted == 0:
             return
     if wanted:
-        raise DataError(f"The table in {files.table} lacks {wanted} of the rows that {files.splits} divides.")
+        raise DataError(f"The table in {files.table} lacks {wanted} of the rows that {files.splits} divides.", _FITTING)
     if limit is None and blocks is not None and (more := sum(1 for _ in blocks)):
         raise _wrong_count(files, num_train + more, splits)
 
@@ -184,5 +185,5 @@ def _wrong_count(files: Files, found: int, splits: Mapping[str, np.ndarray]) -> 
     expected = len(splits["train"])
     return DataError(
         f"Expected one record per train row in {files.geometry}, {expected} in all, found {found}.",
-        "Use the SDF that belongs to the split.",
+        _FITTING,
     )

@@ -47,7 +47,7 @@ def _is_evaluated(raw: RawMolecule) -> bool:
 
 
 class Review:
-    """Looks at every result: geometries of other molecules, and rows that must not be lost.
+    """Looks at every result: geometries of other molecules, and rows that must not be lost; a `pipeline.Review`.
 
     Args:
         train: idx of the train rows in order. (R,)
@@ -83,7 +83,7 @@ class Review:
         self._mismatches[window] = count = self._mismatches.get(window, 0) + 1
         what = f"row {raw.id} is {formula(expected)}, record {row} of the SDF (from 0) is {formula(found)}"
         if count <= MIN_MISMATCHES:
-            logger.warning("geometry of another molecule, left out: %s", what)
+            logger.warning("this geometry is left out, for it is not that of its molecule: %s", what)
         rows = min(self._window, len(self._train) - window * self._window)
         if count >= MIN_MISMATCHES and count > MAX_MISMATCHES * rows:
             raise DataError(
@@ -111,7 +111,7 @@ class Review:
         mismatches = sum(self._mismatches.values())
         if mismatches or self._misfits:
             logger.warning(
-                "%d train rows have no reference geometry: %d are of another molecule, %d have other bonds%s",
+                "%d train rows have no reference geometry: %d are of another molecule, %d have other bonds or damage%s",
                 mismatches + len(self._misfits),
                 mismatches,
                 len(self._misfits),

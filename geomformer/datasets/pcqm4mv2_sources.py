@@ -26,6 +26,8 @@ GEOMETRIES = "pcqm4m-v2-train.sdf.tar.gz"
 SPLITS = ("train", "valid", "test-dev", "test-challenge")
 OFFICIAL_ROWS = {"train": 3_378_606, "valid": 73_545, "test-dev": 147_037, "test-challenge": 147_432}
 CHUNK = 2**20
+MAX_ROWS = 10**8
+"""More than any table of this kind has; a larger row number is damage."""
 
 _COLUMNS = ("idx", "smiles", "homolumogap")
 _TABLE, _SPLIT, _GEOMETRY = "the table", "the split", "the geometries"
@@ -49,6 +51,7 @@ _ENDINGS = {
     ".sdf.gz": (_GEOMETRY,),
 }
 """The same for files that the user names one by one."""
+_AGAIN = "Download it again."
 _LOST = re.compile(r" \(row of ([\w-]+)\)$")
 
 
@@ -124,7 +127,7 @@ def opened(path: Path, endings: tuple[str, ...]) -> Iterator[IO[bytes]]:
             members = read(path, lambda name: name.endswith(endings) and not name.rpartition("/")[2].startswith("."))
             name, handle, _ = next(members, ("", None, 0))
             if handle is None:
-                raise DataError(f"Expected {endings[0]} in {path}, found no such member.", "Download it again.")
+                raise DataError(f"Expected {endings[0]} in {path}, found no such member.", _AGAIN)
         else:
             name, handle = path.name, stack.enter_context(path.open("rb"))
         if name.endswith(".gz"):
@@ -140,7 +143,7 @@ def _undamaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged or ends early: {error}.", "Download it again.") from error
+        raise DataError(f"{path} is damaged or ends early: {error}.", _AGAIN) from error
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
 
@@ -156,24 +159,26 @@ def table_rows(path: Path) -> Iterator[tuple[int, str, float]]:
     """
     with opened(path, ("data.csv.gz", "data.csv")) as handle:
         reader = csv.reader(io.TextIOWrapper(handle, encoding="utf-8-sig", errors="replace", newline=""))
-        header = next(reader, [])
-        if not set(_COLUMNS) <= set(header):
-            raise DataError(f"Expected the columns {', '.join(_COLUMNS)} in {path}, found {', '.join(header)[:200]}.")
-        places = [header.index(name) for name in _COLUMNS]
         last = -1
-        while True:
-            try:
-                fields = next(reader, None)
-                if fields is None:
-                    return
+        try:
+            header = next(reader, [])
+            if not set(_COLUMNS) <= set(header):
+                found = ", ".join(header)[:200] or "none"
+                raise DataError(f"Expected the columns {', '.join(_COLUMNS)} in {path}, found {found}.", _AGAIN)
+            places = [header.index(name) for name in _COLUMNS]
+            for fields in reader:
                 index, smiles, gap = (fields[place] for place in places)
                 row = int(index), smiles, float(gap) if gap.strip() else math.nan
-            except (ValueError, IndexError, csv.Error) as error:
-                raise DataError(f"Line {reader.line_num} of the table in {path} is damaged: {error}.") from error
-            if row[0] <= last or math.isinf(row[2]):
-                raise DataError(f"Expected ascending idx and finite gaps in {path}, found {fields} after idx {last}.")
-            last = row[0]
-            yield row
+                if not last < row[0] < MAX_ROWS or math.isinf(row[2]):
+                    raise ValueError(f"idx {index[:20]} and gap {gap[:20]} after idx {last}")
+                last = row[0]
+                yield row
+        except (ValueError, IndexError, csv.Error) as error:
+            raise DataError(
+                f"Expected ascending idx, SMILES and finite gaps in the table of {path}, found line {reader.line_num} "
+                f"damaged: {error}.",
+                _AGAIN,
+            ) from error
 
 
 def sdf_records(path: Path) -> Iterator[str]:
@@ -193,9 +198,11 @@ def sdf_records(path: Path) -> Iterator[str]:
             for record in whole:
                 yield _block(record)
             if len(rest) > MAX_RECORD:
-                raise DataError(f"Expected records ended by $$$$ in {path}, found one of more than {MAX_RECORD} bytes.")
+                raise DataError(
+                    f"Expected records ended by $$$$ in {path}, found one of more than {MAX_RECORD} bytes.", _AGAIN
+                )
         if rest.partition(b"\n")[2].strip():
-            raise DataError(f"{path} ends within a record, without $$$$.", "Download it again.")
+            raise DataError(f"{path} ends within a record, without $$$$.", _AGAIN)
 
 
 def _block(record: bytes) -> str:

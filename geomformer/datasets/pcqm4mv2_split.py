@@ -5,19 +5,24 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geomformer.datasets.pcqm4mv2_sources import SPLITS, opened
+from geomformer.datasets.pcqm4mv2_sources import MAX_ROWS, SPLITS, opened
 from geomformer.errors import DataError
+from geomformer.io.numpy_pickles import NUMPY_CALLS
+from geomformer.io.pickle_values import Name, Refused
+from geomformer.io.unpickle import Reader
 
 MAX_SPLIT_FILE = 2**28
 """Bytes of `split_dict.pt`; the official one holds 30 MB."""
-MAX_ROWS = 10**8
-"""More than any table of this kind has; a larger row number is damage."""
+_OFFICIAL = "Use the official file."
+_UNPICKLER = "WeightsUnpickler error:"
 _GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 
@@ -52,9 +57,11 @@ def _indices(values: Any, name: str, path: Path) -> np.ndarray:
         array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"Expected row numbers for {name} in {path}, found {type(values).__name__}.") from error
+    if array.shape == (0,):
+        return np.zeros(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise DataError(f"Expected row numbers for {name} in {path}, found {array.dtype} of shape {array.shape}.")
-    if len(array) and not 0 <= int(array.min()) <= int(array.max()) < MAX_ROWS:
+    if not 0 <= int(array.min()) <= int(array.max()) < MAX_ROWS:
         raise DataError(f"Expected row numbers for {name} in {path}, found {array.min()} to {array.max()}.")
     array = array.astype(np.int64)
     if (np.diff(array) <= 0).any():
@@ -71,17 +78,18 @@ def _load_tensors(data: bytes, path: Path) -> Any:
     names = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
     allowed: list[Any] = [np.ndarray, np.dtype, *{type(kind) for kind in kinds}, *((reconstruct, n) for n in names)]
     allowed += [(_encode, "_codecs.encode"), (_no_bytes, "builtins.bytes")]
-    with torch.serialization.safe_globals(allowed):
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+        # Those of torch are about files that it did not write; they are refused here.
+        warnings.simplefilter("ignore")
         try:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             wanted = _forbidden(data) or _GLOBAL.findall(str(error))
-            if not wanted:
+            what = f"tries to load {wanted[0].rstrip('.')}, which row numbers do not need" if wanted else _asked(data)
+            if what is None:
                 raise _no_split(path, error) from error
             raise DataError(
-                f"The file split_dict.pt in {path} is refused: it tries to load {wanted[0].rstrip('.')}, which row "
-                "numbers do not need. Nothing of it was run.",
-                "Use the official file.",
+                f"The file split_dict.pt in {path} is refused: it {what}. Nothing of it was run.", _OFFICIAL
             ) from error
         except (RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
             raise _no_split(path, error) from error
@@ -98,6 +106,20 @@ def _forbidden(data: bytes) -> list[str]:
         return []
 
 
+def _asked(data: bytes) -> str | None:
+    """Returns what a pickle that torch did not write asks for beyond arrays, None for other files; runs nothing."""
+    if not data.startswith((pickle.PROTO, pickle.MARK)):
+        return None
+    names = {text: Name(text, call=call) for text, call in NUMPY_CALLS.items()}
+    try:
+        Reader(data, names | {"numpy.ndarray": Name("numpy.ndarray")}).read()
+    except Refused as refusal:
+        return str(refusal)
+    except (ValueError, LookupError, TypeError, struct.error, MemoryError, OverflowError):
+        return None
+    return None
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """What a pickled array calls to turn text into its bytes."""
     if encoding != "latin1":
@@ -112,5 +134,10 @@ def _no_bytes() -> bytes:
 
 def _no_split(path: Path, error: Exception) -> DataError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    reason = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
-    return DataError(f"Expected split_dict.pt as torch.save writes it, found it damaged in {path}: {reason[:200]}")
+    # Advice to whoever called torch stands before that line, or the reason stands behind it.
+    start = next((number for number, line in enumerate(lines) if _UNPICKLER in line), 0)
+    reason = lines[start].rpartition(_UNPICKLER)[2].strip() or lines[min(start + 1, len(lines) - 1)]
+    return DataError(
+        f"Expected split_dict.pt as torch.save writes row numbers, found another or damaged in {path}: {reason[:200]}",
+        _OFFICIAL,
+    )

@@ -5,6 +5,7 @@ import gzip
 import io
 import logging
 import os
+import pickle
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rdkit import Chem
 
 from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.composition import block_composition, formula, smiles_composition
-from geomformer.chem.drawing import MAX_DRAWN, flat_record, spiral
+from geomformer.chem.drawing import MAX_DRAWN, MAX_STORED, flat_record, spiral
 from geomformer.datasets import pcqm4mv2, pcqm4mv2_review
 from geomformer.datasets.pcqm4mv2 import prepare
 from geomformer.datasets.pcqm4mv2_review import Review
@@ -133,8 +135,20 @@ def test_the_composition_of_every_row_is_that_of_its_record() -> None:
 def test_composition_of_molecules_that_cannot_exist() -> None:
     assert smiles_composition("C(C)(C)(C)(C)C") == {"C": 6, "H": 15}
     assert smiles_composition("C1CC") is None
+    assert smiles_composition("[2H]C.[Na+].[O-]*") == {"C": 1, "H": 4, "Na": 1, "O": 1, "*": 1}
     assert block_composition("nothing") is None
     assert formula({"O": 1, "H": 6, "C": 2}) == "C2H6O" and formula(None) == "unreadable"
+
+
+def test_the_atoms_of_a_block_are_those_of_its_molecule() -> None:
+    ethanol = Chem.MolToMolBlock(Chem.AddHs(Chem.MolFromSmiles("CCO")))
+    assert block_composition(ethanol) == {"C": 2, "H": 6, "O": 1}
+    assert block_composition(ethanol.replace(" H ", " D ")) == {"C": 2, "H": 6, "O": 1}
+    assert block_composition(Chem.MolToV3KMolBlock(Chem.MolFromMolBlock(ethanol))) == {"C": 2, "O": 1}
+    lines = ethanol.splitlines()
+    assert block_composition("\n".join(lines[:8])) is None
+    assert block_composition(ethanol.replace("V2000", "V9999")) is None
+    assert block_composition(ethanol.replace(lines[3][:3], " -9", 1)) is None
 
 
 def test_archives_and_their_contents_give_the_same_bytes(prepared: PreparedDataset, tmp_path: Path) -> None:
@@ -287,7 +301,7 @@ def test_drawings_obey_the_options() -> None:
     assert isinstance(bare, Record) and bare.num_atoms == 21 and bare.atom_features is None
     ethanol = flat_record(RawMolecule(0, "0", "OCC"), ChemistryOptions())
     assert isinstance(ethanol, Record) and ethanol.smiles == "CCO" and ethanol.atomic_numbers.tolist() == [6, 6, 8]
-    for text in ("", "((", "*CC"):
+    for text in ("", "((", "*CC", "C" * (MAX_STORED + 1)):
         assert isinstance(flat_record(RawMolecule(0, "0", text), ChemistryOptions()), MoleculeError)
 
 
@@ -305,6 +319,21 @@ def test_a_hostile_split_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run(raw, tmp_path / "out")
     assert caught.value.exit_code == 3
     assert not (tmp_path / "hostile").exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
+def test_a_hostile_pickle_is_named_whoever_wrote_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "split_dict.pt"
+    path.write_bytes(pickle.dumps({"train": Hostile()}, protocol))
+    with pytest.raises(DataError, match=r"\w+\.system.*Nothing of it was run"):
+        read_splits(path)
+    assert not (tmp_path / "hostile").exists()
+    path.write_bytes(pickle.dumps({"train": np.arange(3)}, 5))
+    with pytest.raises(DataError, match=r"as torch\.save writes"):
+        read_splits(path)
 
 
 def test_splits_of_older_numpy_and_of_tensors(tmp_path: Path) -> None:
@@ -328,7 +357,9 @@ def test_splits_of_older_numpy_and_of_tensors(tmp_path: Path) -> None:
         ({"train": np.array([2**63], np.uint64)}, "found 9223372036854775808"),
         ({"train": np.array([10**12])}, "row numbers"),
         ({"train": [[1], [2, 3]]}, "row numbers"),
+        ({"train": np.array(["a"])}, "found another or damaged .*StrDType"),
         ({"train": np.zeros(0, int), "valid": np.arange(60)}, "0 in all, found 60"),
+        ({"train": [], "valid": np.arange(60)}, "0 in all, found 60"),
         ({"train": np.arange(3), "test": np.arange(3)}, "train, valid, test-dev"),
         ([1, 2], "found list"),
         ({**SPLITS, "valid": [*SPLITS["valid"], 10**7]}, "lacks 1 of"),
@@ -360,7 +391,10 @@ def test_rows_in_no_split_are_listed(tmp_path: Path) -> None:
         (TABLE[:-20] + "\n", "damaged|lacks"),
         (TABLE.replace("idx,smiles", "id,smiles"), "columns idx, smiles, homolumogap"),
         (TABLE.replace("\n1,", "\n0,", 1), "ascending idx"),
-        (TABLE.replace("\n1,", "\none,", 1), "Line 3"),
+        (TABLE.replace("\n1,", "\none,", 1), "line 3 damaged: .*one"),
+        (TABLE.replace("\n1,", f"\n{10**30},", 1), r"line 3 damaged: idx 1000\d+ and gap .* after idx 0"),
+        ("i" * 200_000, "line 1 damaged: field larger"),
+        ("", "homolumogap in .*, found none"),
         (gzip.compress(TABLE.encode())[:-300], "damaged or ends early"),
         (b"<html>no such file</html>", "damaged or ends early"),
     ],
