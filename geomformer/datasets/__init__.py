@@ -1,4 +1,4 @@
-"""Datasets by name. Each module turns raw files into a prepared dataset with one function, `prepare`:
+"""Datasets by name. Each package turns raw files into a prepared dataset with one function, `prepare`:
 
 prepare(*, raw, out, data_root, options, progress=None) -> Path
 """
@@ -33,7 +33,7 @@ class DatasetInfo:
     """What is known of a dataset before its module is loaded.
 
     Attributes:
-        module: where its `prepare` is.
+        module: where its `prepare` is, loaded when it is used.
         title: what it holds, in a line.
         rows: number of rows, as text.
         download: bytes that are fetched; 0 where nothing is, None where the user has to fetch them.
@@ -96,7 +96,7 @@ DATASETS: dict[str, DatasetInfo] = {
         frozenset({"molecules", "seed"}),
     ),
     "rmd17": DatasetInfo(
-        "geomformer.datasets.rmd17",
+        "geomformer.datasets.md17.rmd17",
         "rMD17: MD17 recomputed at PBE/def2-SVP, ten molecules",
         "100,000 per molecule",
         1_000_000_000,

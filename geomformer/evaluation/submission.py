@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from geomformer.datasets.pcqm4mv2_sources import OFFICIAL_ROWS, lost_from
+from geomformer.datasets.pcqm4mv2.sources import OFFICIAL_ROWS, lost_from
 from geomformer.errors import ArtifactError, ConfigError, DataError
 from geomformer.evaluation.evaluate import check_inputs, check_records
 from geomformer.files import check_writable, write_atomic
@@ -43,8 +43,8 @@ def write_submissions(
 ) -> dict[str, Path]:
     """Predicts the test splits and writes a file for each, `y_pred_pcqm4m-v2_SPLIT.npz`.
 
-    A file has one entry for every row of its split. Rows that could not be prepared get the mean of the train labels
-    and are named in a warning.
+    A file has one entry for every row of its split. Rows that could not be prepared, or for which the model gives no
+    number, get the mean of the train labels and are named in a warning.
 
     Args:
         predictor: the model, ready to run.
@@ -58,16 +58,17 @@ def write_submissions(
 
     Raises:
         ConfigError: another dataset or split, or one file for several splits.
-        ArtifactError: the model does not predict the gap, or reads something else.
+        ArtifactError: the model does not predict the gap, reads something else, or predicts no numbers.
         DataError: there are no such splits, or the files cannot be written.
     """
     names = _names(dataset, splits)
-    if out.suffix == SUFFIX and len(names) > 1:
+    is_file = out.suffix == SUFFIX and not out.is_dir()
+    if is_file and len(names) > 1:
         raise ConfigError(f"Expected a folder for the splits {' and '.join(names)}, found the file {out}.")
     if TARGET not in predictor.task.targets:
         raise ArtifactError(f"{predictor.manifest.reference} does not predict the target '{TARGET}' of {DATASET}.")
     check_inputs(predictor.manifest, dataset)
-    check_writable(out.parent if out.suffix == SUFFIX else out)
+    check_writable(out.parent if is_file else out)
     parts = {name: dataset.split(name) for name in names}
     lost = lost_rows(dataset)
     total, done = sum(map(len, parts.values())), 0
@@ -83,11 +84,18 @@ def write_submissions(
                 progress(done, total)
         values = _complete(dataset, split, values, lost.get(name, []))
         _compare_size(name, len(values))
-        files[name] = out if out.suffix == SUFFIX else out / f"y_pred_pcqm4m-v2_{name}{SUFFIX}"
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, y_pred=values.astype(np.float32))
-        write_atomic(files[name], buffer.getvalue())
+        files[name] = out if is_file else out / f"y_pred_pcqm4m-v2_{name}{SUFFIX}"
+        _write(files[name], values)
     return files
+
+
+def _write(file: Path, values: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, y_pred=values.astype(np.float32))
+    try:
+        write_atomic(file, buffer.getvalue())
+    except OSError as error:
+        raise DataError(f"Cannot write {file}: {error.strerror or error}.", "Choose another folder.") from error
 
 
 def lost_rows(dataset: PreparedDataset) -> dict[str, list[int]]:
@@ -117,19 +125,24 @@ def _names(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
 
 
 def _complete(dataset: PreparedDataset, split: PreparedSplit, values: np.ndarray, lost: Sequence[int]) -> np.ndarray:
-    """Puts the mean of the train labels in the places of lost rows; rows stand in the order of their idx. (R,)"""
-    if not lost:
+    """Puts the mean of the train labels in the places of rows without a number; in the order of idx. (R,)
+
+    Raises:
+        ArtifactError: the model gives no number for any row.
+    """
+    rows = np.array(split.ids, np.int64)
+    wrong = rows[~np.isfinite(values.astype(np.float32))].tolist()
+    if len(wrong) == len(rows):
+        raise ArtifactError(f"The model predicts no number for any row of {split.name}.", "Train it again.")
+    if not lost and not wrong:
         return values
     mean = _train_mean(dataset.manifest)
-    rows = np.concatenate([np.array(split.ids, np.int64), np.array(lost, np.int64)])
-    logger.warning(
-        "%d rows of %s could not be prepared and get the mean train gap, %.3f eV: %s",
-        len(lost),
-        split.name,
-        mean,
-        ", ".join(map(str, lost)),
-    )
-    return np.concatenate([values, np.full(len(lost), mean)])[np.argsort(rows)]
+    for what, missing in (("could not be prepared", lost), ("have no finite prediction", wrong)):
+        if missing:
+            message = "%d rows of %s %s and get the mean train gap, %.3f eV: %s"
+            logger.warning(message, len(missing), split.name, what, mean, ", ".join(map(str, missing)))
+    values = np.where(np.isin(rows, wrong), mean, values)
+    return np.concatenate([values, np.full(len(lost), mean)])[np.argsort(np.concatenate([rows, np.array(lost, int)]))]
 
 
 def _train_mean(manifest: Mapping[str, dict[str, dict[str, float | None]]]) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from geomformer import files
-from geomformer.datasets.archives import extract_zip_member, save_member, tar_members, zip_members
+from geomformer.datasets.raw.archives import extract_zip_member, save_member, tar_members, zip_members
 from geomformer.errors import DataError
 
 MEMBERS = {"set/a.xyz": b"first\n", "set/b.bin": np.random.default_rng(0).bytes(100_000), "set/c.xyz": b""}

@@ -18,8 +18,8 @@ import requests
 import urllib3
 
 from geomformer import files
-from geomformer.datasets import download, transfer
-from geomformer.datasets.download import RemoteFile, fetch, fetch_all, raw_files
+from geomformer.datasets.raw import download, transfer
+from geomformer.datasets.raw.download import RemoteFile, fetch, fetch_all, raw_files
 from geomformer.errors import DataError
 
 CONTENT = np.random.default_rng(1).bytes(300_000)
@@ -430,7 +430,7 @@ def test_without_a_terminal_progress_is_log_lines(
 def test_on_a_terminal_there_is_a_bar(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logging.getLogger("geomformer.datasets.download").setLevel(logging.INFO)
+    logging.getLogger("geomformer.datasets.raw.download").setLevel(logging.INFO)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     fetch(RemoteFile("data.tar", f"{site.url}/data.tar", MD5), tmp_path)
     assert "data.tar: 100%" in capsys.readouterr().err

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from geomformer import api
-from geomformer.datasets import download, md17, rmd17
-from geomformer.datasets.npz import read_rows
+from geomformer.datasets import md17
+from geomformer.datasets.md17 import rmd17
+from geomformer.datasets.md17.splits import published_split, seeded_split
 from geomformer.datasets.pipeline import PrepareOptions
-from geomformer.datasets.trajectory_splits import published_split, seeded_split
+from geomformer.datasets.raw import download
+from geomformer.datasets.raw.npz import read_rows
 from geomformer.errors import ConfigError, DataError
 from geomformer.prepared.dataset import PreparedDataset
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from geomformer.datasets import nbody
-from geomformer.datasets import nbody_simulation as simulation
-from geomformer.datasets.nbody_simulation import Systems
+from geomformer.datasets.nbody import simulation as simulation
+from geomformer.datasets.nbody.simulation import Systems
 from geomformer.datasets.pipeline import PrepareOptions
 from geomformer.errors import ConfigError
 from geomformer.prepared.dataset import PreparedDataset

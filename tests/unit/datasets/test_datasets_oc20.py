@@ -27,9 +27,9 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from geomformer.datasets import oc20_sources
 from geomformer.datasets.oc20 import prepare
-from geomformer.datasets.oc20_records import System, build, nearest_image, to_record
+from geomformer.datasets.oc20 import sources as oc20_sources
+from geomformer.datasets.oc20.records import System, build, nearest_image, to_record
 from geomformer.datasets.pipeline import PrepareOptions
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.io import lmdb as lmdb_reader

@@ -20,11 +20,12 @@ from rdkit import Chem
 from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.composition import block_composition, formula, smiles_composition
 from geomformer.chem.drawing import MAX_DRAWN, MAX_STORED, flat_record, spiral
-from geomformer.datasets import pcqm4mv2, pcqm4mv2_review
+from geomformer.datasets import pcqm4mv2
 from geomformer.datasets.pcqm4mv2 import prepare
-from geomformer.datasets.pcqm4mv2_review import Review
-from geomformer.datasets.pcqm4mv2_sources import Files, find, lost_from, sdf_records, table_rows
-from geomformer.datasets.pcqm4mv2_split import read_splits
+from geomformer.datasets.pcqm4mv2 import review as pcqm4mv2_review
+from geomformer.datasets.pcqm4mv2.review import Review
+from geomformer.datasets.pcqm4mv2.sources import Files, find, lost_from, sdf_records, table_rows
+from geomformer.datasets.pcqm4mv2.split import read_splits
 from geomformer.datasets.pipeline import PrepareOptions
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.executors import Failure

@@ -14,7 +14,7 @@ import requests
 
 from geomformer.datasets import qm9
 from geomformer.datasets.pipeline import PrepareOptions
-from geomformer.datasets.qm9_sources import open_source, parse_xyz
+from geomformer.datasets.qm9.sources import open_source, parse_xyz
 from geomformer.errors import ConfigError, DataError
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.units import HARTREE_IN_EV
@@ -175,7 +175,7 @@ def test_without_a_network_the_message_says_what_to_put_where(tmp_path: Path, mo
         raise requests.ConnectionError("no network")
 
     monkeypatch.setattr("requests.Session.get", offline)
-    monkeypatch.setattr("geomformer.datasets.transfer.PAUSE", 0.0)
+    monkeypatch.setattr("geomformer.datasets.raw.transfer.PAUSE", 0.0)
     with pytest.raises(DataError, match=r"dsgdb9nsd.xyz.tar.bz2: .*no network.*raw/qm9 or name it with --raw"):
         qm9.prepare(raw=[], out=tmp_path / "out", data_root=tmp_path, options=OPTIONS)
 

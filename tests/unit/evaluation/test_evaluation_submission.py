@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from checks.molecules import CHEMISTRY, random_record, save_model, toy_config
 from typer.testing import CliRunner
 
 from geomformer import api
-from geomformer.datasets.pcqm4mv2_sources import lost_reason
+from geomformer.datasets.pcqm4mv2.sources import lost_reason
 from geomformer.errors import ArtifactError, ConfigError, DataError
+from geomformer.evaluation import submission
 from geomformer.evaluation.submission import write_submissions
-from geomformer.inference.averaging import predict_records
+from geomformer.inference.averaging import ConformerPredictions, predict_records
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.storage import DatasetDescription, PreparedWriter, Row
@@ -108,6 +110,40 @@ def test_what_cannot_be_submitted(predictor: Predictor, models: Path, tmp_path: 
         write_submissions(predictor, data, tmp_path / "file")
 
 
+def test_a_folder_may_be_named_like_a_file(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    data = dataset(tmp_path / "data")
+    files = write_submissions(predictor, data, tmp_path / "folder.npz")
+    assert {path.parent for path in files.values()} == {tmp_path / "folder.npz"}
+    files["test-dev"].unlink()
+    files["test-dev"].mkdir()
+    with pytest.raises(DataError, match=r"Cannot write .*y_pred_pcqm4m-v2_test-dev"):
+        write_submissions(predictor, data, tmp_path / "folder.npz")
+
+
+def test_predictions_that_are_no_numbers(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = {0}
+
+    def predict(*arguments: Any) -> Iterator[ConformerPredictions]:
+        for found in predict_records(*arguments):
+            yield ConformerPredictions(found.index, {"gap": np.full(2, np.nan)}) if found.index in bad else found
+
+    monkeypatch.setattr(submission, "predict_records", predict)
+    data = dataset(tmp_path / "data")
+    files = write_submissions(predictor, data, tmp_path / "out", splits=["test-dev"])
+    mean = np.mean([record(i, "train").targets["gap"] for i in IDS["train"]])
+    values = np.load(files["test-dev"])["y_pred"]
+    expected = predicted(predictor, "test-dev") | {10: mean, 14: mean, 17: mean}
+    assert values == pytest.approx([expected[i] for i in sorted(expected)], rel=1e-6)
+    assert "1 rows of test-dev have no finite prediction and get the mean train gap" in caplog.text
+    bad.update(range(4))
+    with pytest.raises(ArtifactError, match="no number for any row of test-dev"):
+        write_submissions(predictor, data, tmp_path / "other", splits=["test-dev"])
+    assert not list((tmp_path / "other").iterdir())
+
+
 def test_the_command(tmp_path: Path) -> None:
     dataset(tmp_path / "data")
     arguments = ["evaluate", "--data", str(tmp_path / "data"), "--submission", str(tmp_path / "out"), "--device", "cpu"]
@@ -116,5 +152,6 @@ def test_the_command(tmp_path: Path) -> None:
     file = tmp_path / "out" / "y_pred_pcqm4m-v2_test-dev.npz"
     assert json.loads(result.stdout)["submission"] == {"test-dev": str(file)}
     assert np.load(file)["y_pred"].shape == (6,)
-    refused = CliRunner().invoke(app, [*arguments, "--limit", "1"])
-    assert isinstance(refused.exception, ConfigError) or refused.exit_code == 2
+    for extra in (["--limit", "1"], ["--out", "other"], ["--split-scheme", "random"]):
+        refused = CliRunner().invoke(app, [*arguments, *extra])
+        assert isinstance(refused.exception, ConfigError) or refused.exit_code == 2

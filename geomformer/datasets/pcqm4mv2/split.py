@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from geomformer.datasets.pcqm4mv2_sources import MAX_ROWS, SPLITS, opened
+from geomformer.datasets.pcqm4mv2.sources import MAX_ROWS, SPLITS, opened
 from geomformer.errors import DataError
 from geomformer.io.numpy_pickles import NUMPY_CALLS
 from geomformer.io.pickle_values import Name, Refused

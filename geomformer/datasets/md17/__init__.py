@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from geomformer.datasets.download import RemoteFile, fetch_all, raw_files
+from geomformer.datasets.md17.trajectories import Dataset, choose_molecules, find_files, prepare_trajectories
 from geomformer.datasets.pipeline import PrepareOptions, Progress
-from geomformer.datasets.trajectories import Dataset, choose_molecules, find_files, prepare_trajectories
+from geomformer.datasets.raw.download import RemoteFile, fetch_all, raw_files
 from geomformer.errors import ConfigError, nearest
 
 FRAMES = {

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geomformer.datasets.archives import save_member, tar_members
-from geomformer.datasets.download import RemoteFile
+from geomformer.datasets.raw.archives import save_member, tar_members
+from geomformer.datasets.raw.download import RemoteFile
 from geomformer.errors import DataError
 from geomformer.files import (
     check_space,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from geomformer.datasets.npz import ArrayHeader, array_headers, read_array, read_together
+from geomformer.datasets.md17.splits import SPLITS, TrajectorySplit, choose_split
 from geomformer.datasets.pipeline import PrepareOptions, Progress, prepare_records
-from geomformer.datasets.trajectory_splits import SPLITS, TrajectorySplit, choose_split
+from geomformer.datasets.raw.npz import ArrayHeader, array_headers, read_array, read_together
 from geomformer.elements import SYMBOLS
 from geomformer.errors import DataError, nearest
 from geomformer.files import describe_file

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geomformer.datasets.npz import read_array
+from geomformer.datasets.raw.npz import read_array
 from geomformer.errors import ConfigError, DataError
 
 SPLITS = ("train", "valid", "test")

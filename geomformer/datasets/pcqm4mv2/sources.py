@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from geomformer.datasets.archives import tar_members, zip_members
+from geomformer.datasets.raw.archives import tar_members, zip_members
 from geomformer.errors import DataError
 from geomformer.io.sdf import MAX_RECORD
 

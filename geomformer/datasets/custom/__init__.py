@@ -13,7 +13,7 @@ import numpy as np
 
 from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.build import build as chem_build
-from geomformer.datasets.custom_survey import SCHEMES, Survey, draw_split, split_name, survey
+from geomformer.datasets.custom.survey import SCHEMES, Survey, draw_split, split_name, survey
 from geomformer.datasets.pipeline import (
     Limit,
     PrepareOptions,

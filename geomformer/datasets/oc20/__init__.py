@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from geomformer.datasets.download import entries, raw_files
-from geomformer.datasets.oc20_records import TARGETS, System, build
-from geomformer.datasets.oc20_sources import ARCHIVE, SIZES, Part, check_room, describe, find_parts, warn_about_copies
+from geomformer.datasets.oc20.records import TARGETS, System, build
+from geomformer.datasets.oc20.sources import ARCHIVE, SIZES, Part, check_room, describe, find_parts, warn_about_copies
 from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, prepare_rows
+from geomformer.datasets.raw.download import entries, raw_files
 from geomformer.errors import ConfigError, nearest
 from geomformer.io.lmdb import close_files, count_values
 from geomformer.io.structures import Relaxation, read_relaxation, relaxations

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from geomformer.datasets.archives import save_member, tar_members
-from geomformer.datasets.download import RemoteFile, entries, raw_files
+from geomformer.datasets.md17.trajectories import Dataset, choose_molecules, find_files, prepare_trajectories
 from geomformer.datasets.pipeline import PrepareOptions, Progress
-from geomformer.datasets.trajectories import Dataset, choose_molecules, find_files, prepare_trajectories
+from geomformer.datasets.raw.archives import save_member, tar_members
+from geomformer.datasets.raw.download import RemoteFile, entries, raw_files
 from geomformer.errors import ConfigError, DataError, nearest
 
 FRAMES = {

@@ -151,7 +151,7 @@ def _missing_bytes(file: RemoteFile, target: Path) -> int:
 
 def _download(file: RemoteFile, target: Path, progress: Progress | None) -> None:
     # Here, because `requests` takes a while to import and most runs download nothing.
-    from geomformer.datasets import transfer
+    from geomformer.datasets.raw import transfer
 
     check_space(target.parent, _missing_bytes(file, target), file.name)
     part = _part(target)

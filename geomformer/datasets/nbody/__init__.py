@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from geomformer.datasets import nbody_simulation as simulation
-from geomformer.datasets.nbody_simulation import Systems
+from geomformer.datasets.nbody import simulation as simulation
+from geomformer.datasets.nbody.simulation import Systems
 from geomformer.datasets.pipeline import PrepareOptions, Progress, prepare_rows
 from geomformer.errors import ConfigError
 from geomformer.prepared.storage import DatasetDescription

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from geomformer.datasets.archives import zip_members
+from geomformer.datasets.raw.archives import zip_members
 from geomformer.errors import DataError
 
 _SUFFIX = ".npy"

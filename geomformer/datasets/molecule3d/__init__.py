@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.scaffolds import murcko_scaffold
-from geomformer.datasets.molecule3d_sources import (
+from geomformer.datasets.molecule3d.sources import (
     COLUMNS,
     INDEX_FILES,
     Files,

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geomformer.datasets.download import RemoteFile, entries, fetch_all, raw_files
 from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, chemistry_fields, prepare_molecules
-from geomformer.datasets.qm9_sources import (
+from geomformer.datasets.qm9.sources import (
     ARCHIVE,
     HIGHEST_ID,
     UNCHARACTERIZED,
@@ -21,6 +20,7 @@ from geomformer.datasets.qm9_sources import (
     open_source,
     uncharacterized,
 )
+from geomformer.datasets.raw.download import RemoteFile, entries, fetch_all, raw_files
 from geomformer.errors import ConfigError, DataError, nearest
 from geomformer.files import describe_file
 from geomformer.prepared.storage import DatasetDescription

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geomformer.datasets.download import RemoteFile, entries, fetch_all
-from geomformer.datasets.pcqm4mv2_review import Review, build
-from geomformer.datasets.pcqm4mv2_sources import (
+from geomformer.datasets.pcqm4mv2.review import Review, build
+from geomformer.datasets.pcqm4mv2.sources import (
     ARCHIVE,
     GEOMETRIES,
     OFFICIAL_ROWS,
@@ -21,8 +20,9 @@ from geomformer.datasets.pcqm4mv2_sources import (
     sdf_records,
     table_rows,
 )
-from geomformer.datasets.pcqm4mv2_split import read_splits
+from geomformer.datasets.pcqm4mv2.split import read_splits
 from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, chemistry_fields, prepare_molecules
+from geomformer.datasets.raw.download import RemoteFile, entries, fetch_all
 from geomformer.errors import ConfigError, DataError
 from geomformer.files import describe_file
 from geomformer.prepared.storage import DatasetDescription

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geomformer.datasets.archives import tar_members
-from geomformer.datasets.download import entries
+from geomformer.datasets.raw.archives import tar_members
+from geomformer.datasets.raw.download import entries
 from geomformer.elements import ATOMIC_NUMBERS
 from geomformer.errors import DataError
 from geomformer.io.sdf import records, split_record

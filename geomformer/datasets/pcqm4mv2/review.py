@@ -13,7 +13,7 @@ from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.build import build as chem_build
 from geomformer.chem.composition import block_composition, formula, smiles_composition
 from geomformer.chem.drawing import flat_record
-from geomformer.datasets.pcqm4mv2_sources import lost_reason
+from geomformer.datasets.pcqm4mv2.sources import lost_reason
 from geomformer.errors import DataError, MoleculeError
 from geomformer.executors import Failure, LocalExecutor
 from geomformer.records import CONFORMER_SOURCES, RawMolecule, Record

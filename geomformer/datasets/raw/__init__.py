@@ -1,0 +1,1 @@
+"""Raw files of datasets: fetching them, and opening what strangers packed."""
