@@ -64,7 +64,9 @@ def write_submissions(
     names = _names(dataset, splits)
     is_file = out.suffix == SUFFIX and not out.is_dir()
     if is_file and len(names) > 1:
-        raise ConfigError(f"Expected a folder for the splits {' and '.join(names)}, found the file {out}.")
+        raise ConfigError(
+            f"Expected a folder for the splits {' and '.join(names)}, found the file {out}.", "Name a folder."
+        )
     if TARGET not in predictor.task.targets:
         raise ArtifactError(f"{predictor.manifest.reference} does not predict the target '{TARGET}' of {DATASET}.")
     check_inputs(predictor.manifest, dataset)
@@ -74,19 +76,29 @@ def write_submissions(
     total, done = sum(map(len, parts.values())), 0
     files = {}
     for name, split in parts.items():
-        check_records(predictor.manifest, dataset, split)
-        values = np.empty(len(split))
-        records = ((row, split[row]) for row in range(len(split)))
-        for prediction in predict_records(predictor.model, predictor.task, records, predictor.settings):
-            values[prediction.index] = prediction.mean(TARGET)
-            done += 1
+
+        def advance(rows: int, before: int = done) -> None:
             if progress is not None:
-                progress(done, total)
+                progress(before + rows, total)
+
+        check_records(predictor.manifest, dataset, split)
+        values = _predict(predictor, split, advance)
+        done += len(split)
         values = _complete(dataset, split, values, lost.get(name, []))
         _compare_size(name, len(values))
         files[name] = out if is_file else out / f"y_pred_pcqm4m-v2_{name}{SUFFIX}"
         _write(files[name], values)
     return files
+
+
+def _predict(predictor: Predictor, split: PreparedSplit, advance: Callable[[int], None]) -> np.ndarray:
+    """Predictions of all rows, means over their conformers. (R,)"""
+    values = np.empty(len(split))
+    records = ((row, split[row]) for row in range(len(split)))
+    for prediction in predict_records(predictor.model, predictor.task, records, predictor.settings):
+        values[prediction.index] = prediction.mean(TARGET)
+        advance(prediction.index + 1)
+    return values
 
 
 def _write(file: Path, values: np.ndarray) -> None:
@@ -111,7 +123,10 @@ def lost_rows(dataset: PreparedDataset) -> dict[str, list[int]]:
 def _names(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
     kind = dataset.manifest.get("dataset")
     if kind != DATASET:
-        raise ConfigError(f"Submission files are for {DATASET}, found the dataset {kind} in {dataset.path}.")
+        raise ConfigError(
+            f"Submission files are for {DATASET}, found the dataset {kind} in {dataset.path}.",
+            "Name a folder of that dataset with --data.",
+        )
     wrong = [name for name in splits if name not in TEST_SPLITS]
     if wrong:
         raise ConfigError(
@@ -120,7 +135,10 @@ def _names(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
         )
     names = list(dict.fromkeys(splits)) or [name for name in TEST_SPLITS if name in dataset.splits]
     if not names:
-        raise DataError(f"Expected {' or '.join(TEST_SPLITS)} in {dataset.path}, found {', '.join(dataset.splits)}.")
+        raise DataError(
+            f"Expected {' or '.join(TEST_SPLITS)} in {dataset.path}, found {', '.join(dataset.splits)}.",
+            "Prepare it from the official files.",
+        )
     return names
 
 
@@ -148,7 +166,10 @@ def _complete(dataset: PreparedDataset, split: PreparedSplit, values: np.ndarray
 def _train_mean(manifest: Mapping[str, dict[str, dict[str, float | None]]]) -> float:
     mean = manifest["targets"][TARGET].get("mean")
     if mean is None:
-        raise DataError("Rows of the test split are missing, and there are no train labels to take a mean of.")
+        raise DataError(
+            "Rows of the test split are missing, and there are no train labels to take a mean of.",
+            "Prepare the dataset with its train split.",
+        )
     return mean
 
 

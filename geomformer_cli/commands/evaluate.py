@@ -12,7 +12,7 @@ from geomformer_cli import console
 from geomformer_cli.options import INPUT, MODEL, OUTPUT, DataRoot, Device, Json, Limit, ModelName
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from geomformer.artifacts.store import Artifact
     from geomformer.inference.predictor import Predictor
@@ -91,16 +91,12 @@ def evaluate(
     """
     from geomformer import api
     from geomformer.artifacts.store import load_artifact
-    from geomformer.errors import ConfigError
 
     artifact = load_artifact(model)
     _check_task(task, artifact)
     dataset = data or artifact.config.data.dataset
     if submission is not None:
-        if limit is not None or out is not None:
-            raise ConfigError(
-                "--submission predicts whole splits and writes nothing else: leave out --limit and --out."
-            )
+        _check_alone({"--limit": limit, "--out": out, "--split-scheme": split_scheme})
         predictor = api.load_model(model, conformers=conformers or 8, geometry="input", device=device)
         _submit(predictor, api.open_dataset(dataset, data_root), submission, split or (), json)
         return
@@ -124,6 +120,17 @@ def evaluate(
     else:
         _show(metrics)
     console.message(f"Written: metrics.json and plots in {folder}")
+
+
+def _check_alone(others: Mapping[str, object]) -> None:
+    from geomformer.errors import ConfigError
+
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise ConfigError(
+            f"--submission predicts whole splits and writes nothing else, found {' and '.join(given)}.",
+            "Leave it out." if len(given) == 1 else "Leave them out.",
+        )
 
 
 def _submit(predictor: Predictor, dataset: PreparedDataset, out: Path, splits: Sequence[str], json: bool) -> None:
