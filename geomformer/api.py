@@ -13,7 +13,7 @@ from geomformer.errors import ConfigError
 
 if TYPE_CHECKING:
     from geomformer.config.run import RunConfig
-    from geomformer.datasets.pipeline import PrepareOptions
+    from geomformer.datasets.options import PrepareOptions
     from geomformer.inference.predictor import Predictor, PredictSummary
     from geomformer.prepared.dataset import PreparedDataset
     from geomformer.training.run import TrainResult

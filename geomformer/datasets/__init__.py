@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from geomformer.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from geomformer.datasets.pipeline import PrepareOptions
+    from geomformer.datasets.options import PrepareOptions
 
 COMMON = frozenset({"workers", "executor", "ray_address", "timeout", "limit", "shard_rows", "part", "overwrite"})
 """Options of every dataset."""

@@ -6,25 +6,21 @@ A dataset module yields its rows with their splits, describes its sources, and c
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
-import math
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.build import build as chem_build
-from geomformer.errors import ConfigError, DataError, MoleculeError
-from geomformer.executors import Executor, Failure, LocalExecutor
+from geomformer.datasets.options import PrepareOptions, open_executor
+from geomformer.errors import MoleculeError
+from geomformer.executors import Failure
 from geomformer.files import check_space
-from geomformer.prepared.storage import DEFAULT_SHARD_ROWS, DatasetDescription, PreparedWriter, Row
+from geomformer.prepared.storage import DatasetDescription, PreparedWriter, Row
 from geomformer.records import RawMolecule, Record
 
 Progress = Callable[[int, int | None], None]
@@ -35,10 +31,6 @@ Build = Callable[[Any], Record | MoleculeError]
 
 Review = Callable[[Any, Record | MoleculeError | Failure], Record | MoleculeError | Failure]
 """Sees every item with its result, in order, in this process, and returns what is to become of it."""
-
-
-MAX_CONFORMERS = 255
-"""What the column `num_conformers` can hold."""
 
 
 class Item(Protocol):
@@ -52,118 +44,6 @@ class Item(Protocol):
 
     @property
     def split(self) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """Options of `prepare`. Every dataset uses those of the first group; `DatasetInfo.uses` names its others.
-
-    Attributes:
-        workers: processes; no influence on the result. None: one, or all cores of a Ray cluster.
-        executor: "local" processes of this machine, or a "ray" cluster; no influence on the result.
-        ray_address: of a running Ray cluster; None starts one on this machine.
-        timeout: seconds after which one row is given up.
-        limit: take only the first so many rows of each split, for trials.
-        shard_rows: input rows per shard, hence the most work that an interruption can lose; None: by the number of
-            rows.
-        part: (i, n): do the i-th of n equal parts, from 1, for job arrays; the last job to end completes the dataset.
-        overwrite: replace what lies in the output folder.
-
-        chemistry: changes to how the dataset turns molecules into records, by field of `ChemistryOptions`.
-        use_geometry: take the 3D geometry of the input as the reference geometry; None: the dataset's own default.
-        level_of_theory: of the labels; None takes what the dataset says.
-        targets: label columns; () takes what the dataset has.
-        seed: of what is drawn; None takes the dataset's own.
-        smiles_column, id_column, split_column: columns of tables; None finds them by name (split: none).
-        fractions: shares of train, valid and test where the input has no split.
-        split_scheme: how rows are divided, e.g. "random" or "scaffold"; None takes the dataset's own.
-        size: of the train split, where there are several.
-        molecules: names of the molecules to prepare, () for all.
-        num_particles: particles per system.
-        num_systems: systems in train, valid and test.
-        isotropic_clip: clip forces by their length instead of per component.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    workers: int | None = None
-    executor: Literal["local", "ray"] = "local"
-    ray_address: str | None = None
-    timeout: float = 300.0
-    limit: int | None = None
-    shard_rows: int | None = None
-    part: tuple[int, int] | None = None
-    overwrite: bool = False
-
-    chemistry: Mapping[str, Any] = field(default_factory=dict)
-    use_geometry: bool | None = None
-    level_of_theory: str | None = None
-    targets: tuple[str, ...] = ()
-    seed: int | None = None
-    smiles_column: str | None = None
-    id_column: str | None = None
-    split_column: str | None = None
-    fractions: Mapping[str, float] = field(default_factory=lambda: {"train": 0.8, "valid": 0.1, "test": 0.1})
-    split_scheme: str | None = None
-    size: str | None = None
-    molecules: tuple[str, ...] = ()
-    num_particles: int | None = None
-    num_systems: tuple[int, int, int] | None = None
-    isotropic_clip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit must be at least 1, found {self.limit}.")
-        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
-            raise ConfigError(f"Expected a part i/n with i from 1 to n, found {self.part[0]}/{self.part[1]}.")
-        if self.executor not in ("local", "ray"):
-            raise ConfigError(f"Expected the executor local or ray, found '{self.executor}'.")
-        if self.ray_address is not None and self.executor != "ray":
-            raise ConfigError(
-                "The address of a Ray cluster has no meaning for local processes.", "Ask for it: --executor ray."
-            )
-        conformers = self.chemistry.get("num_conformers", 1)
-        if not 1 <= conformers <= MAX_CONFORMERS:
-            raise ConfigError(f"Expected 1 to {MAX_CONFORMERS} conformers per molecule, found {conformers}.")
-        if self.part is not None and self.overwrite:
-            raise ConfigError(
-                "A part of a dataset cannot overwrite it: it would delete what the other parts have done.",
-                "Delete the folder first.",
-            )
-
-    def rows_per_shard(self, total: int | None) -> int:
-        """Returns `shard_rows`, or a hundredth of `total` rows within 50 and 2,000."""
-        if self.shard_rows is not None:
-            return self.shard_rows
-        return DEFAULT_SHARD_ROWS if total is None else min(2000, max(50, total // 100))
-
-    def in_this_process(self) -> PrepareOptions:
-        """Returns the options for rows that take no time: no workers, and shards that are worth a file."""
-        shard_rows = self.shard_rows or DEFAULT_SHARD_ROWS
-        return dataclasses.replace(self, workers=0, executor="local", shard_rows=shard_rows)
-
-    def chemistry_options(self, **defaults: Any) -> ChemistryOptions:
-        """Returns the dataset's own chemistry with the caller's changes."""
-        return ChemistryOptions(**{**defaults, **self.chemistry})
-
-
-def chemistry_fields(chemistry: ChemistryOptions, options: PrepareOptions, use_geometry: bool) -> dict[str, Any]:
-    """Returns the options that every dataset of molecules records in its manifest."""
-    return {"chemistry": asdict(chemistry), "limit": options.limit, "use_geometry": use_geometry}
-
-
-def open_executor(options: PrepareOptions) -> Executor:
-    """Returns the processes that the options ask for.
-
-    Raises:
-        ConfigError: Ray is asked for and not installed.
-    """
-    if options.executor == "ray":
-        from geomformer.executors.ray import RayExecutor
-
-        return RayExecutor(options.ray_address, timeout=options.timeout, workers=options.workers)
-    return LocalExecutor(1 if options.workers is None else options.workers, timeout=options.timeout)
 
 
 def prepare_molecules(
@@ -337,65 +217,3 @@ class _Run:
         if self.shard_number is not None and self.shard:
             self.writer.write_shard(self.shard_number, self.shard)
         self.shard, self.shard_number = [], None
-
-
-def text_key(text: str) -> int:
-    """Returns a 64-bit hash of a text, the same in every run."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-class UniqueIds:
-    """Makes identifiers unique by appending "#2", "#3" and so on. Keeps 8 bytes per identifier.
-
-    Args:
-        keys: `text_key` of every identifier that will come. (R,) uint64
-    """
-
-    def __init__(self, keys: np.ndarray) -> None:
-        self._taken, counts = np.unique(keys, return_counts=True)
-        self._seen = dict.fromkeys(self._taken[counts > 1].tolist(), 0)
-
-    def __call__(self, name: str) -> str:
-        key = text_key(name)
-        if key not in self._seen:
-            return name
-        self._seen[key] += 1
-        if self._seen[key] == 1:
-            return name
-        while self._is_taken(f"{name}#{self._seen[key]}"):
-            self._seen[key] += 1
-        return f"{name}#{self._seen[key]}"
-
-    def _is_taken(self, name: str) -> bool:
-        key = np.uint64(text_key(name))
-        place = int(np.searchsorted(self._taken, key))
-        return place < len(self._taken) and bool(self._taken[place] == key)
-
-
-def check_labels(counts: Mapping[str, int], num_rows: int) -> None:
-    """Checks that every target has a label somewhere.
-
-    Raises:
-        DataError: one has none.
-    """
-    for name, count in counts.items():
-        if not count:
-            raise DataError(f"Target '{name}' has no label in any of the {num_rows} rows.", "Leave it out.")
-
-
-def count_labels(counts: dict[str, int], targets: Mapping[str, float]) -> None:
-    """Adds the labels of one row to `counts`."""
-    for name, value in targets.items():
-        counts[name] = counts.get(name, 0) + (not math.isnan(value))
-
-
-class Limit:
-    """Passes the first so many rows of each split, all of them for None."""
-
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
-        self._counts: dict[str | None, int] = {}
-
-    def __call__(self, split: str | None) -> bool:
-        self._counts[split] = self._counts.get(split, 0) + 1
-        return self.limit is None or self._counts[split] <= self.limit

@@ -227,7 +227,7 @@ def preprocess(
     An interrupted run is continued by the same command.
     """
     from geomformer import api
-    from geomformer.datasets.pipeline import PrepareOptions
+    from geomformer.datasets.options import PrepareOptions
 
     chemistry = {"num_conformers": conformers, "hydrogens": hydrogens}
     options = PrepareOptions(

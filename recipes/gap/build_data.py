@@ -22,7 +22,8 @@ from rdkit import Chem, RDLogger
 from tqdm import tqdm
 
 from geomformer.chem.build import ChemistryOptions
-from geomformer.datasets.pipeline import PrepareOptions, chemistry_fields, prepare_molecules
+from geomformer.datasets.options import PrepareOptions, chemistry_fields
+from geomformer.datasets.pipeline import prepare_molecules
 from geomformer.datasets.qm9 import split_ids
 from geomformer.files import describe_file
 from geomformer.io.readers import read_molecules

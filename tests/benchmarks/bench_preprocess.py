@@ -31,7 +31,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from geomformer.chem.build import ChemistryOptions, build_record
-from geomformer.datasets.pipeline import PrepareOptions, prepare_rows
+from geomformer.datasets.options import PrepareOptions
+from geomformer.datasets.pipeline import prepare_rows
 from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule, Record
 

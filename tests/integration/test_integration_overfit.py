@@ -9,7 +9,7 @@ import pytest
 
 from geomformer import api
 from geomformer.config.load import load_config
-from geomformer.datasets.pipeline import PrepareOptions
+from geomformer.datasets.options import PrepareOptions
 
 QM9 = Path(__file__).with_name("qm9_40.csv")
 """40 molecules of QM9 (CC0), drawn at random; gaps at B3LYP/6-31G(2df,p)."""

@@ -11,7 +11,7 @@ import torch
 from checks.molecules import save_model, toy_config, toy_splits, write_dataset
 
 from geomformer import api
-from geomformer.datasets.pipeline import PrepareOptions
+from geomformer.datasets.options import PrepareOptions
 from geomformer.errors import ArtifactError, ConfigError, DataError
 
 

@@ -14,15 +14,9 @@ import numpy as np
 from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.build import build as chem_build
 from geomformer.datasets.custom.survey import SCHEMES, Survey, draw_split, split_name, survey
-from geomformer.datasets.pipeline import (
-    Limit,
-    PrepareOptions,
-    Progress,
-    UniqueIds,
-    check_labels,
-    chemistry_fields,
-    prepare_molecules,
-)
+from geomformer.datasets.options import PrepareOptions, chemistry_fields
+from geomformer.datasets.pipeline import Progress, prepare_molecules
+from geomformer.datasets.rows import Limit, UniqueIds, check_labels
 from geomformer.errors import ConfigError, MoleculeError, nearest
 from geomformer.files import describe_file
 from geomformer.io.columns import TargetColumn, target_columns

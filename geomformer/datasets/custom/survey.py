@@ -16,7 +16,8 @@ import numpy as np
 
 from geomformer.chem.molecules import canonicalise, read_molecule
 from geomformer.chem.scaffolds import murcko_scaffold
-from geomformer.datasets.pipeline import PrepareOptions, count_labels, open_executor, text_key
+from geomformer.datasets.options import PrepareOptions, open_executor
+from geomformer.datasets.rows import count_labels, text_key
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.executors import Failure
 from geomformer.io.streams import TRUNCATED

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from geomformer.datasets.md17.trajectories import Dataset, choose_molecules, find_files, prepare_trajectories
-from geomformer.datasets.pipeline import PrepareOptions, Progress
+from geomformer.datasets.options import PrepareOptions
+from geomformer.datasets.pipeline import Progress
 from geomformer.datasets.raw.download import RemoteFile, fetch_all, raw_files
 from geomformer.errors import ConfigError, nearest
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from geomformer.datasets.md17.trajectories import Dataset, choose_molecules, find_files, prepare_trajectories
-from geomformer.datasets.pipeline import PrepareOptions, Progress
+from geomformer.datasets.options import PrepareOptions
+from geomformer.datasets.pipeline import Progress
 from geomformer.datasets.raw.archives import save_member, tar_members
 from geomformer.datasets.raw.download import RemoteFile, entries, raw_files
 from geomformer.errors import ConfigError, DataError, nearest

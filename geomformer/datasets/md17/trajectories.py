@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from geomformer.datasets.md17.splits import SPLITS, TrajectorySplit, choose_split
-from geomformer.datasets.pipeline import PrepareOptions, Progress, prepare_records
+from geomformer.datasets.options import PrepareOptions
+from geomformer.datasets.pipeline import Progress, prepare_records
 from geomformer.datasets.raw.npz import ArrayHeader, array_headers, read_array, read_together
 from geomformer.elements import SYMBOLS
 from geomformer.errors import DataError, nearest

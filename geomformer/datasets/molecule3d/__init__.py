@@ -25,14 +25,9 @@ from geomformer.datasets.molecule3d.sources import (
     read_indices,
     read_rows,
 )
-from geomformer.datasets.pipeline import (
-    PrepareOptions,
-    Progress,
-    chemistry_fields,
-    open_executor,
-    prepare_molecules,
-    text_key,
-)
+from geomformer.datasets.options import PrepareOptions, chemistry_fields, open_executor
+from geomformer.datasets.pipeline import Progress, prepare_molecules
+from geomformer.datasets.rows import text_key
 from geomformer.errors import ConfigError, DataError, MoleculeError, nearest
 from geomformer.executors import Failure
 from geomformer.files import describe_file

@@ -13,7 +13,8 @@ import numpy as np
 
 from geomformer.datasets.nbody import simulation as simulation
 from geomformer.datasets.nbody.simulation import Systems
-from geomformer.datasets.pipeline import PrepareOptions, Progress, prepare_rows
+from geomformer.datasets.options import PrepareOptions
+from geomformer.datasets.pipeline import Progress, prepare_rows
 from geomformer.errors import ConfigError
 from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import CONFORMER_SOURCES, Record

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from geomformer.datasets.oc20.records import TARGETS, System, build
 from geomformer.datasets.oc20.sources import ARCHIVE, SIZES, Part, check_room, describe, find_parts, warn_about_copies
-from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, prepare_rows
+from geomformer.datasets.options import PrepareOptions
+from geomformer.datasets.pipeline import Progress, prepare_rows
 from geomformer.datasets.raw.download import entries, raw_files
+from geomformer.datasets.rows import Limit
 from geomformer.errors import ConfigError, nearest
 from geomformer.io.lmdb import close_files, count_values
 from geomformer.io.structures import Relaxation, read_relaxation, relaxations

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geomformer.datasets.options import PrepareOptions, chemistry_fields
 from geomformer.datasets.pcqm4mv2.review import Review, build
 from geomformer.datasets.pcqm4mv2.sources import (
     ARCHIVE,
@@ -21,8 +22,9 @@ from geomformer.datasets.pcqm4mv2.sources import (
     table_rows,
 )
 from geomformer.datasets.pcqm4mv2.split import read_splits
-from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, chemistry_fields, prepare_molecules
+from geomformer.datasets.pipeline import Progress, prepare_molecules
 from geomformer.datasets.raw.download import RemoteFile, entries, fetch_all
+from geomformer.datasets.rows import Limit
 from geomformer.errors import ConfigError, DataError
 from geomformer.files import describe_file
 from geomformer.prepared.storage import DatasetDescription

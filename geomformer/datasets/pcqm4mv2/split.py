@@ -59,7 +59,7 @@ def _indices(values: Any, name: str, path: Path) -> np.ndarray:
         raise DataError(f"Expected row numbers for {name} in {path}, found {type(values).__name__}.") from error
     if array.shape == (0,):
         return np.zeros(0, np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
+    if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) > MAX_ROWS:
         raise DataError(f"Expected row numbers for {name} in {path}, found {array.dtype} of shape {array.shape}.")
     if not 0 <= int(array.min()) <= int(array.max()) < MAX_ROWS:
         raise DataError(f"Expected row numbers for {name} in {path}, found {array.min()} to {array.max()}.")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geomformer.datasets.pipeline import Limit, PrepareOptions, Progress, chemistry_fields, prepare_molecules
+from geomformer.datasets.options import PrepareOptions, chemistry_fields
+from geomformer.datasets.pipeline import Progress, prepare_molecules
 from geomformer.datasets.qm9.sources import (
     ARCHIVE,
     HIGHEST_ID,
@@ -21,6 +22,7 @@ from geomformer.datasets.qm9.sources import (
     uncharacterized,
 )
 from geomformer.datasets.raw.download import RemoteFile, entries, fetch_all, raw_files
+from geomformer.datasets.rows import Limit
 from geomformer.errors import ConfigError, DataError, nearest
 from geomformer.files import describe_file
 from geomformer.prepared.storage import DatasetDescription

@@ -6,7 +6,8 @@ import numpy as np
 
 from geomformer.datasets import DATASETS
 from geomformer.datasets.catalogue import catalogue
-from geomformer.datasets.pipeline import PrepareOptions, prepare_records
+from geomformer.datasets.options import PrepareOptions
+from geomformer.datasets.pipeline import prepare_records
 from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import Record
 

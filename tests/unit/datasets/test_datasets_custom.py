@@ -13,7 +13,7 @@ from geomformer.chem.molecules import canonicalise, read_molecule
 from geomformer.chem.scaffolds import murcko_scaffold
 from geomformer.datasets import custom
 from geomformer.datasets.custom.survey import scaffold_groups_split
-from geomformer.datasets.pipeline import PrepareOptions
+from geomformer.datasets.options import PrepareOptions
 from geomformer.errors import ConfigError, DataError
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.records import RawMolecule

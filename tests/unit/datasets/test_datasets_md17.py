@@ -14,7 +14,7 @@ from geomformer import api
 from geomformer.datasets import md17
 from geomformer.datasets.md17 import rmd17
 from geomformer.datasets.md17.splits import published_split, seeded_split
-from geomformer.datasets.pipeline import PrepareOptions
+from geomformer.datasets.options import PrepareOptions
 from geomformer.datasets.raw import download
 from geomformer.datasets.raw.npz import read_rows
 from geomformer.errors import ConfigError, DataError

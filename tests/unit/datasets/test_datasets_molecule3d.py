@@ -16,7 +16,7 @@ from rdkit.Chem import AllChem
 
 from geomformer import api
 from geomformer.datasets.molecule3d import random_numbers
-from geomformer.datasets.pipeline import PrepareOptions
+from geomformer.datasets.options import PrepareOptions
 from geomformer.errors import ConfigError, DataError
 from geomformer.prepared.check import check_dataset
 from geomformer.prepared.dataset import PreparedDataset

@@ -14,7 +14,7 @@ import pytest
 from geomformer.datasets import nbody
 from geomformer.datasets.nbody import simulation as simulation
 from geomformer.datasets.nbody.simulation import Systems
-from geomformer.datasets.pipeline import PrepareOptions
+from geomformer.datasets.options import PrepareOptions
 from geomformer.errors import ConfigError
 from geomformer.prepared.dataset import PreparedDataset
 

@@ -30,7 +30,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from geomformer.datasets.oc20 import prepare
 from geomformer.datasets.oc20 import sources as oc20_sources
 from geomformer.datasets.oc20.records import System, build, nearest_image, to_record
-from geomformer.datasets.pipeline import PrepareOptions
+from geomformer.datasets.options import PrepareOptions
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.io import lmdb as lmdb_reader
 from geomformer.io.structures import read_relaxation, relaxations

@@ -21,12 +21,12 @@ from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.composition import block_composition, formula, smiles_composition
 from geomformer.chem.drawing import MAX_DRAWN, MAX_STORED, flat_record, spiral
 from geomformer.datasets import pcqm4mv2
+from geomformer.datasets.options import PrepareOptions
 from geomformer.datasets.pcqm4mv2 import prepare
 from geomformer.datasets.pcqm4mv2 import review as pcqm4mv2_review
 from geomformer.datasets.pcqm4mv2.review import Review
 from geomformer.datasets.pcqm4mv2.sources import Files, find, lost_from, sdf_records, table_rows
 from geomformer.datasets.pcqm4mv2.split import read_splits
-from geomformer.datasets.pipeline import PrepareOptions
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.executors import Failure
 from geomformer.prepared.dataset import PreparedDataset
@@ -311,6 +311,13 @@ class Hostile:
         return os.system, ("touch hostile",)
 
 
+class Endless:
+    """An array whose rows the file does not hold: memory that fills when it is looked at."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.zeros(0).__reduce__()[0], (np.ndarray, (10**9,), b"b")
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_hostile_split_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: bool) -> None:
     monkeypatch.chdir(tmp_path)
@@ -357,6 +364,7 @@ def test_splits_of_older_numpy_and_of_tensors(tmp_path: Path) -> None:
         ({"train": np.array([0.5])}, "row numbers"),
         ({"train": np.array([2**63], np.uint64)}, "found 9223372036854775808"),
         ({"train": np.array([10**12])}, "row numbers"),
+        ({"train": Endless()}, r"row numbers .* of shape \(1000000000,\)"),
         ({"train": [[1], [2, 3]]}, "row numbers"),
         ({"train": np.array(["a"])}, "found another or damaged .*StrDType"),
         ({"train": np.zeros(0, int), "valid": np.arange(60)}, "0 in all, found 60"),

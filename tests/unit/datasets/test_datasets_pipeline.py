@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from geomformer.datasets import DATASETS, check_options, custom, load_dataset
-from geomformer.datasets.pipeline import PrepareOptions, UniqueIds, prepare_records, prepare_rows, text_key
+from geomformer.datasets.options import PrepareOptions
+from geomformer.datasets.pipeline import prepare_records, prepare_rows
+from geomformer.datasets.rows import UniqueIds, text_key
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.executors import Failure
 from geomformer.prepared.dataset import PreparedDataset

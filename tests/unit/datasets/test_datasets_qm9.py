@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from geomformer.datasets import qm9
-from geomformer.datasets.pipeline import PrepareOptions
+from geomformer.datasets.options import PrepareOptions
 from geomformer.datasets.qm9.sources import open_source, parse_xyz
 from geomformer.errors import ConfigError, DataError
 from geomformer.prepared.dataset import PreparedDataset

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from geomformer.datasets.pipeline import PrepareOptions, prepare_records
+from geomformer.datasets.options import PrepareOptions
+from geomformer.datasets.pipeline import prepare_records
 from geomformer.errors import DataError
 from geomformer.files import file_sha256
 from geomformer.prepared.check import check_dataset
