@@ -85,10 +85,15 @@ def prepare(
     """
     for name in options.targets:
         if name != TARGET:
-            raise ConfigError(f"Expected the target {TARGET}, found '{name}': PCQM4Mv2 has no other.")
+            raise ConfigError(
+                f"Expected the target {TARGET}, found '{name}': PCQM4Mv2 has no other.", "Leave out --target."
+            )
     chemistry = options.chemistry_options(num_conformers=NUM_CONFORMERS)
     if chemistry.geometry != "generate":
-        raise ConfigError("PCQM4Mv2 has no geometries for validation and test: its conformers are generated.")
+        raise ConfigError(
+            "PCQM4Mv2 has no geometries for validation and test: its conformers are generated.",
+            "Leave out the other geometry.",
+        )
     use_geometry = options.use_geometry is not False
     files = _files(raw, data_root / "raw" / "pcqm4mv2", use_geometry)
     splits = read_splits(files.splits)

@@ -145,7 +145,7 @@ def _undamaged(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is damaged or ends early: {error}.", _AGAIN) from error
     except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.", "Check the file and its disk.") from error
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, str, float]]:

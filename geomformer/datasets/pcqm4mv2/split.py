@@ -16,7 +16,7 @@ import numpy as np
 from geomformer.datasets.pcqm4mv2.sources import MAX_ROWS, SPLITS, opened
 from geomformer.errors import DataError
 from geomformer.io.numpy_pickles import NUMPY_CALLS
-from geomformer.io.pickle_values import Name, Refused
+from geomformer.io.pickle_values import Name, Refused, shown
 from geomformer.io.unpickle import Reader
 
 MAX_SPLIT_FILE = 2**28
@@ -40,15 +40,15 @@ def read_splits(path: Path) -> dict[str, np.ndarray]:
     with opened(path, ("split_dict.pt",)) as handle:
         data = handle.read(MAX_SPLIT_FILE + 1)
     if len(data) > MAX_SPLIT_FILE:
-        raise DataError(f"Expected at most {MAX_SPLIT_FILE} bytes of split_dict.pt, found more in {path}.")
+        raise DataError(f"Expected at most {MAX_SPLIT_FILE} bytes of split_dict.pt, found more in {path}.", _OFFICIAL)
     found = _load_tensors(data, path)
     if not isinstance(found, Mapping) or not set(found) <= set(SPLITS) or "train" not in found:
         names = ", ".join(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
-        raise DataError(f"Expected a split into {', '.join(SPLITS)} in {path}, found {names[:200]}.")
+        raise DataError(f"Expected a split into {', '.join(SPLITS)} in {path}, found {shown(names)}.", _OFFICIAL)
     splits = {name: _indices(found[name], name, path) for name in SPLITS if name in found}
     everything = np.concatenate(list(splits.values()))
     if len(np.unique(everything)) != len(everything):
-        raise DataError(f"Expected splits without common rows in {path}, found some in two of them.")
+        raise DataError(f"Expected splits without common rows in {path}, found some in two of them.", _OFFICIAL)
     return splits
 
 
@@ -56,16 +56,22 @@ def _indices(values: Any, name: str, path: Path) -> np.ndarray:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"Expected row numbers for {name} in {path}, found {type(values).__name__}.") from error
+        raise DataError(
+            f"Expected row numbers for {name} in {path}, found {type(values).__name__}.", _OFFICIAL
+        ) from error
     if array.shape == (0,):
         return np.zeros(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) > MAX_ROWS:
-        raise DataError(f"Expected row numbers for {name} in {path}, found {array.dtype} of shape {array.shape}.")
+        raise DataError(
+            f"Expected row numbers for {name} in {path}, found {array.dtype} of shape {array.shape}.", _OFFICIAL
+        )
     if not 0 <= int(array.min()) <= int(array.max()) < MAX_ROWS:
-        raise DataError(f"Expected row numbers for {name} in {path}, found {array.min()} to {array.max()}.")
+        raise DataError(f"Expected row numbers for {name} in {path}, found {array.min()} to {array.max()}.", _OFFICIAL)
     array = array.astype(np.int64)
     if (np.diff(array) <= 0).any():
-        raise DataError(f"Expected ascending row numbers for {name} in {path}: the geometries are in their order.")
+        raise DataError(
+            f"Expected ascending row numbers for {name} in {path}: the geometries are in their order.", _OFFICIAL
+        )
     return array
 
 
