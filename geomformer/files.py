@@ -44,11 +44,17 @@ def write_durable(path: Path, data: str | bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Writes a file under a temporary name, makes it durable and renames it; folders are made as needed."""
+def write_atomic(path: Path, data: str | bytes, *, shared: bool = False) -> None:
+    """Writes a file under a temporary name, makes it durable and renames it; folders are made as needed.
+
+    Args:
+        path: the file.
+        data: its content.
+        shared: other processes may write it at the same time, so that the temporary name has to be our own. Otherwise
+            it is always the same, and what a killed process left is overwritten by the next.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of our own: another process may write the same file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp" if shared else f"{path.name}.tmp")
     write_durable(temporary, data)
     temporary.replace(path)
 

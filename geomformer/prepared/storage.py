@@ -158,7 +158,7 @@ class PreparedWriter:
             return
         self._building.mkdir(exist_ok=True)
         if not state.exists():
-            write_atomic(state, _json(self._identity))
+            write_atomic(state, _json(self._identity), shared=True)
         self.finished = frozenset(self._finished())
 
     def _clear(self) -> None:
@@ -249,7 +249,7 @@ class PreparedWriter:
             path = self.out / f"{split}-{number:05d}.parquet"
             self._write_table(path, to_table(records, self._schema))
             files.append({"split": split, "file": path.name, "rows": len(records), "sha256": file_sha256(path)})
-        write_atomic(self._sidecar(number), _json({"files": files, "rejected": rejected}))
+        write_atomic(self._sidecar(number), _json({"files": files, "rejected": rejected}), shared=True)
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
         # Other writers may be at the same shard: whoever renames last has written the same bytes.
