@@ -9,7 +9,7 @@ from geomformer.errors import ArtifactError
 from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
-    "gap-geomformer@1": "53377cac7d3009f2255fb5a8fcff27582d6353d49a6100cec5f46dc5dbcb4c65",
+    "gap-geomformer@2": "9c8995ed5b7326c51ec481b1b1d47f7ef2cb0cdaaba6a0557d6640213d20e232",
 }
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 

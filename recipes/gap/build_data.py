@@ -1,4 +1,4 @@
-"""Builds the data of the shipped gap model: one training mixture and two test sets.
+"""Builds the data of the shipped gap model: a training mixture for each of its two stages, and two test sets.
 
     python recipes/gap/build_data.py RAW --out data/prepared --workers 2
 
@@ -12,8 +12,10 @@ Two levels of theory are kept apart as two targets: `gap` (B3LYP/6-31G*, PubChem
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +23,21 @@ import pyarrow.parquet as pq
 from rdkit import Chem, RDLogger
 from tqdm import tqdm
 
-from geomformer.chem.build import ChemistryOptions
+from geomformer.chem.build import ChemistryOptions, build
 from geomformer.datasets.options import PrepareOptions, chemistry_fields
 from geomformer.datasets.pipeline import prepare_molecules
 from geomformer.datasets.qm9 import split_ids
+from geomformer.errors import MoleculeError
 from geomformer.files import describe_file
 from geomformer.io.readers import read_molecules
 from geomformer.prepared.storage import DatasetDescription
-from geomformer.records import RawMolecule
+from geomformer.records import RawMolecule, Record
 
 SEED = 20240721
-NUM_QM9_TRAIN, NUM_VALID = 30_000, 600
-TRAIN_CONFORMERS, TEST_CONFORMERS = 2, 4
+MIXTURES = {"gap-mixture-first": 30_000, "gap-mixture": 110_000}
+"""Molecules of QM9 beside the others, at most: the first stage sees a part of them."""
+NUM_VALID = 600
+CONFORMERS, TEST_CONFORMERS = 2, 4
 
 
 def flat_key(smiles: str) -> int:
@@ -91,7 +96,7 @@ def gap_molecules(sources: Sources) -> Iterator[RawMolecule]:
         )
 
 
-def mixture(sources: Sources) -> tuple[list[RawMolecule], np.ndarray]:
+def mixture(sources: Sources, num_qm9: int) -> tuple[list[RawMolecule], np.ndarray]:
     """Training and validation rows of both levels in random order, and the keys of their molecules."""
     rng = np.random.default_rng(SEED)
     forbidden = np.array([flat_key(row.text) for row in sources.pcqm_valid], dtype=np.uint64)
@@ -105,7 +110,7 @@ def mixture(sources: Sources) -> tuple[list[RawMolecule], np.ndarray]:
         row.split = "valid" if is_valid else "train"
         row.targets["gap_qm9"] = float("nan")
     forbidden = np.union1d(forbidden, keys[valid])
-    for split, count in (("train", NUM_QM9_TRAIN), ("valid", NUM_VALID)):
+    for split, count in (("train", num_qm9), ("valid", NUM_VALID)):
         ids = rng.permutation(sources.qm9_ids[split])[: count + count // 2]
         found = sources.qm9_keys(ids)
         keep = np.flatnonzero(~np.isin(found, forbidden))[:count]
@@ -121,7 +126,24 @@ def numbered(rows: list[RawMolecule]) -> list[RawMolecule]:
     return rows
 
 
-def write(rows: list[RawMolecule], out: Path, name: str, files: list[Path], conformers: int, workers: int) -> None:
+def build_row(raw: RawMolecule, options: ChemistryOptions) -> Record | MoleculeError:
+    """Builds a row of the second mixture: one conformer where there is a reference geometry, which is what is mostly
+    trained on then.
+    """
+    if raw.reference_numbers is None and raw.reference_block is None:
+        return build(raw, options)
+    return build(raw, dataclasses.replace(options, num_conformers=1))
+
+
+def write(
+    rows: list[RawMolecule],
+    out: Path,
+    name: str,
+    files: list[Path],
+    conformers: int,
+    workers: int,
+    row_builder: Callable[[RawMolecule, ChemistryOptions], Record | MoleculeError] = build,
+) -> None:
     chemistry = ChemistryOptions(num_conformers=conformers)
     options = PrepareOptions(workers=workers, seed=SEED)
     targets = dict.fromkeys(rows[0].targets, "ev")
@@ -129,7 +151,7 @@ def write(rows: list[RawMolecule], out: Path, name: str, files: list[Path], conf
         dataset=name,
         targets=targets,
         sources=[describe_file(file) for file in files],
-        options=chemistry_fields(chemistry, options, use_geometry=True),
+        options={**chemistry_fields(chemistry, options, use_geometry=True), "build": row_builder.__name__},
         seed=SEED,
     )
     with tqdm(total=len(rows), desc=name, unit="molecule") as bar:
@@ -139,6 +161,7 @@ def write(rows: list[RawMolecule], out: Path, name: str, files: list[Path], conf
             description,
             options,
             chemistry=chemistry,
+            build=functools.partial(row_builder, options=chemistry),
             total=len(rows),
             progress=lambda done, total: bar.update(done - bar.n),
         )
@@ -152,17 +175,20 @@ def main() -> None:
     arguments = parser.parse_args()
     RDLogger.DisableLog("rdApp.*")
     sources = Sources(arguments.raw)
-    rows, keys = mixture(sources)
-    np.save(Path(__file__).parent / "training_molecules.npy", keys)
     files = [sources.iqspr, sources.rows, sources.sdf, sources.qm9]
-    write(rows, arguments.out, "gap-mixture", files, TRAIN_CONFORMERS, arguments.workers)
+    for name, num_qm9 in MIXTURES.items():
+        rows, keys = mixture(sources, num_qm9)
+        builder = build if name == "gap-mixture-first" else build_row
+        write(rows, arguments.out, name, files, CONFORMERS, arguments.workers, builder)
+    # Those of the second mixture: the first one holds a part of them.
+    np.save(Path(__file__).parent / "training_molecules.npy", keys)
     for row in sources.pcqm_valid:
         row.split, row.targets = "test", {"gap": row.targets["homolumogap"]}
     write(sources.pcqm_valid, arguments.out, "gap-pcqm4mv2-valid", [sources.rows], TEST_CONFORMERS, arguments.workers)
     test = [sources.qm9_molecule(int(name), "test") for name in sources.qm9_ids["test"]]
     for row in test:
         row.targets = {"gap_qm9": row.targets["gap_qm9"]}
-    write(test, arguments.out, "gap-qm9-test", [sources.qm9], TRAIN_CONFORMERS, arguments.workers)
+    write(test, arguments.out, "gap-qm9-test", [sources.qm9], CONFORMERS, arguments.workers)
 
 
 if __name__ == "__main__":
