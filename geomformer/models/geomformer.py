@@ -7,14 +7,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from geomformer.config.model import ModelConfig
 from geomformer.nn.basis import GaussianBasis
 from geomformer.nn.block import BlockOptions, GeoMFormerBlock, Norms
 from geomformer.nn.encodings import AtomEmbedding, CentroidInput, NeighbourInput, StructuralEncoding, mask_keys
 from geomformer.nn.heads import ScalarHead, VectorHead
-from geomformer.nn.ops import safe_norm
+from geomformer.nn.ops import drop, safe_norm
 from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch
 
 NUM_ELEMENTS = 119
@@ -53,7 +52,7 @@ class StreamPair(nn.Module):
 
     def forward(self, batch: Batch, inputs: AtomInputs, bias_BHNN: Tensor) -> tuple[Tensor, Tensor]:
         z_inv = self.embedding(inputs.categories, inputs.numbers)
-        z_inv = F.dropout(z_inv, self.embedding_dropout, self.training)
+        z_inv = drop(z_inv, self.embedding_dropout) if self.training else z_inv
         z_equ = self.vectors(batch, inputs.types)
         for block in self.blocks:
             z_inv, z_equ = block(z_inv, z_equ, bias_BHNN, batch.mask)

@@ -21,9 +21,11 @@ class _Heads(nn.Module):
         self.dropout = dropout
 
     def split_inv(self, x_BND: Tensor, parts: int = 1) -> tuple[Tensor, ...]:
-        """(B, N, parts * D) -> parts x (B, H, N, C), one copy for all parts."""
+        """(B, N, parts * D) -> parts x (B, H, N, C). Parts are told apart before they are copied: their gradients are
+        then joined and put back into place in one pass.
+        """
         x_BNPHC = x_BND.unflatten(-1, (parts, self.num_heads, -1))
-        return x_BNPHC.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
+        return tuple(x_BNHC.transpose(1, 2).contiguous() for x_BNHC in x_BNPHC.unbind(2))
 
     def join_inv(self, x_BHNC: Tensor) -> Tensor:
         return x_BHNC.transpose(1, 2).flatten(-2)
@@ -31,7 +33,7 @@ class _Heads(nn.Module):
     def split_equ(self, x_BN3D: Tensor, parts: int = 1) -> tuple[Tensor, ...]:
         """(B, N, 3, parts * D) -> parts x (B, H, N, 3 C)"""
         x_BN3PHC = x_BN3D.unflatten(-1, (parts, self.num_heads, -1))
-        return x_BN3PHC.permute(3, 0, 4, 1, 2, 5).flatten(-2).unbind(0)
+        return tuple(x_BN3HC.permute(0, 3, 1, 2, 4).flatten(-2) for x_BN3HC in x_BN3PHC.unbind(3))
 
     def join_equ(self, x_BHNC: Tensor) -> Tensor:
         return x_BHNC.unflatten(-1, (3, -1)).permute(0, 2, 3, 1, 4).flatten(-2)

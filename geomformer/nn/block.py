@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from geomformer.nn.attention import (
     EquivariantCrossAttention,
@@ -16,7 +15,7 @@ from geomformer.nn.attention import (
 )
 from geomformer.nn.feedforward import EquivariantFeedForward, InvariantFeedForward
 from geomformer.nn.norms import Centre, EquivariantLayerNorm, EquivariantRMSNorm
-from geomformer.nn.ops import channel_dropout, drop_path
+from geomformer.nn.ops import channel_drop, drop, drop_path
 
 
 @dataclass(frozen=True)
@@ -128,16 +127,11 @@ class GeoMFormerBlock(nn.Module):
 
     def add_inv(self, z_BND: Tensor, increment_BND: Tensor) -> Tensor:
         """Z + dropped increment."""
-        if self.training and self.options.hidden_dropout:
-            increment_BND = F.dropout(increment_BND, self.options.hidden_dropout)
-        return z_BND + self.dropped_path(increment_BND)
+        if not self.training:
+            return z_BND + increment_BND
+        return z_BND + drop_path(drop(increment_BND, self.options.hidden_dropout), self.options.drop_path)
 
     def add_equ(self, z_BN3D: Tensor, increment_BN3D: Tensor) -> Tensor:
-        if self.training and self.options.hidden_dropout:
-            increment_BN3D = channel_dropout(increment_BN3D, self.options.hidden_dropout)
-        return z_BN3D + self.dropped_path(increment_BN3D)
-
-    def dropped_path(self, increment: Tensor) -> Tensor:
-        if self.training and self.options.drop_path:
-            return drop_path(increment, self.options.drop_path)
-        return increment
+        if not self.training:
+            return z_BN3D + increment_BN3D
+        return z_BN3D + drop_path(channel_drop(increment_BN3D, self.options.hidden_dropout), self.options.drop_path)

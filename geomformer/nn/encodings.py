@@ -138,7 +138,7 @@ class StructuralEncoding(nn.Module):
     def forward(
         self, d_BNN: Tensor, types_BN: Tensor, bond_BNN: Tensor | None = None, path_BNN: Tensor | None = None
     ) -> Tensor:
-        """Returns (B, H or 1, N, N), padding not yet masked."""
+        """Returns (B, H or 1, N, N), padding not yet masked; its transpose is contiguous, as `attend` likes it."""
         symmetric = self.affine.factorised
         bias_BNNH = (
             self.of_half(d_BNN, types_BN)
@@ -149,7 +149,7 @@ class StructuralEncoding(nn.Module):
             bias_BNNH = bias_BNNH + self.bond(bond_BNN)
         if self.path is not None and path_BNN is not None:
             bias_BNNH = bias_BNNH + self.path(path_BNN)
-        return bias_BNNH.permute(0, 3, 1, 2).contiguous()
+        return bias_BNNH.permute(0, 3, 2, 1).contiguous().mT
 
     def of_pairs(self, d: Tensor, row_types: Tensor, column_types: Tensor) -> Tensor:
         """GELU(b W_1) W_2, (...) -> (..., H)."""

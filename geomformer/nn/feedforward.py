@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geomformer.nn.ops import channel_dropout
+from geomformer.nn.ops import channel_drop, drop
 
 
 class InvariantFeedForward(nn.Module):
@@ -19,7 +19,7 @@ class InvariantFeedForward(nn.Module):
 
     def forward(self, z_inv_BND: Tensor) -> Tensor:
         hidden = F.gelu(self.w1(z_inv_BND))
-        return self.w2(F.dropout(hidden, self.dropout, self.training))
+        return self.w2(drop(hidden, self.dropout) if self.training else hidden)
 
 
 class EquivariantFeedForward(nn.Module):
@@ -34,6 +34,4 @@ class EquivariantFeedForward(nn.Module):
 
     def forward(self, z_equ_BN3D: Tensor, z_inv_BND: Tensor) -> Tensor:
         hidden = self.w1(z_equ_BN3D) * F.gelu(self.w2(z_inv_BND)).unsqueeze(2)
-        if self.training and self.dropout:
-            hidden = channel_dropout(hidden, self.dropout)
-        return self.w3(hidden)
+        return self.w3(channel_drop(hidden, self.dropout) if self.training else hidden)

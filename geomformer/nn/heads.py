@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geomformer.nn.ops import drop
+
 EPS = 1e-4
 """Smooths |v| within a hundredth of the stream's unit."""
 
@@ -35,10 +37,11 @@ class ScalarHead(nn.Module):
 
     def forward(self, z_inv_BND: Tensor, weight_BN: Tensor) -> Tensor:
         """Returns (B, T). `weight_BN`: 1 where an atom counts, 0 elsewhere (padding; atoms outside a sum)."""
-        hidden_BND = F.dropout(F.gelu(self.atom(z_inv_BND)), self.dropout, self.training)
+        p = self.dropout if self.training else 0.0
+        hidden_BND = drop(F.gelu(self.atom(z_inv_BND)), p)
         pooled_BD = self.pool(hidden_BND, z_inv_BND, weight_BN.to(hidden_BND.dtype))
         if self.hidden is not None:
-            pooled_BD = F.dropout(F.gelu(self.hidden(pooled_BD)), self.dropout, self.training)
+            pooled_BD = drop(F.gelu(self.hidden(pooled_BD)), p)
         return self.out(pooled_BD) if self.hidden is not None else self.out_sum(pooled_BD, weight_BN)
 
     def out_sum(self, pooled_BD: Tensor, weight_BN: Tensor) -> Tensor:

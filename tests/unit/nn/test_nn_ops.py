@@ -13,7 +13,7 @@ from geomformer.nn.attention import EquivariantSelfAttention, InvariantSelfAtten
 from geomformer.nn.block import BlockOptions, GeoMFormerBlock
 from geomformer.nn.feedforward import EquivariantFeedForward
 from geomformer.nn.heads import ScalarHead, VectorHead
-from geomformer.nn.ops import attend, channel_dropout, direction, drop_path, safe_norm
+from geomformer.nn.ops import attend, channel_drop, direction, drop, drop_path, safe_norm
 
 
 @pytest.mark.parametrize("bias_heads", [3, 1])
@@ -56,9 +56,29 @@ def test_direction() -> None:
     assert torch.autograd.gradcheck(lambda r: direction(r, 0.1), (x.requires_grad_(),))
 
 
-def test_channel_dropout_drops_whole_vectors() -> None:
+@pytest.mark.parametrize(("p", "dropped"), [(0.25, 64), (0.1, 26), (1e-6, 1), (1 - 1e-6, 255)])
+def test_drop_keeps_the_mean_at_a_rate_of_bytes(p: float, dropped: int) -> None:
+    x = torch.full((1_000_003,), 2.0, dtype=torch.float64, requires_grad=True)
+    out = drop(x, p)
+    assert set(out.unique().tolist()) == {0.0, 2.0 * 256 / (256 - dropped)}
+    spread = (dropped / 256 * (1 - dropped / 256) / len(x)) ** 0.5
+    assert abs((out == 0.0).double().mean().item() - dropped / 256) < 5 * spread
+    (slope,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(slope, out.detach() / 2.0)
+
+
+def test_drop_is_drawn_from_the_seed() -> None:
+    draws = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        draws.append(drop(torch.ones(7, 5), 0.5))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert drop(draws[0], 0.0) is draws[0]
+
+
+def test_channel_drop_drops_whole_vectors() -> None:
     z = torch.rand(2, 50, 3, 8) + 1.0
-    out = channel_dropout(z, 0.25)
+    out = channel_drop(z, 0.25)
     dropped = out == 0.0
     assert torch.equal(dropped.any(2), dropped.all(2))
     assert 0.15 < dropped.float().mean() < 0.35
