@@ -20,8 +20,10 @@ from geomformer.artifacts.store import load_artifact
 from geomformer.config.run import RunConfig
 from geomformer.errors import ArtifactError, ConfigError, DataError, GeomformerError, Interrupted
 from geomformer.models import build_model
+from geomformer.models.geomformer import GeoMFormer
 from geomformer.prepared.collate import Sample, collate
 from geomformer.prepared.dataset import PreparedDataset
+from geomformer.records import Batch
 from geomformer.tasks import build_task
 from geomformer.tasks.base import Scaling
 from geomformer.training.batches import EpochBatches
@@ -356,6 +358,23 @@ def test_divergence_is_told(fit: Train) -> None:
 
 def test_double_precision_trains(fit: Train) -> None:
     result = fit(toy_config(train={"precision": "64-true", "max_steps": 6}))
+    assert math.isfinite(result.metrics["gap_mae_ev"])
+
+
+def test_bf16_maps_read_an_exact_geometry(fit: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, autocast = set(), set()
+    one_pass = GeoMFormer.one_pass
+
+    def watched(model: GeoMFormer, batch: Batch, *others: Any) -> Any:
+        output = one_pass(model, batch, *others)
+        seen.add((batch.positions.dtype, output.z_equ[0].dtype, output.scalars.dtype))
+        autocast.add(torch.is_autocast_enabled("cpu"))
+        return output
+
+    monkeypatch.setattr(GeoMFormer, "one_pass", watched)
+    result = fit(toy_config(train={"precision": "bf16-mixed", "max_steps": 6}))
+    assert all(torch.bfloat16 not in dtypes for dtypes in seen)
+    assert autocast == {True, False}  # training, validation
     assert math.isfinite(result.metrics["gap_mae_ev"])
 
 
