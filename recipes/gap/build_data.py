@@ -1,12 +1,15 @@
-"""Builds the data of the shipped gap model: a training mixture for each of its two stages, and two test sets.
+"""Builds the data of the shipped gap model: a training mixture for each of its three stages, the rows at the level of
+PCQM4Mv2 alone, and two test sets.
 
     python recipes/gap/build_data.py RAW --out data/prepared --workers 2
 
-RAW holds `pubchem_gap/iqspr_pubchem_gap.csv`, `pcqm4mv2/pcqm4mv2_rows.csv`, `pcqm4mv2/pcqm4mv2_train_first1800.sdf` and
-`qm9/qm9.parquet` (sources, licences and checksums: data/cards/*.md).
+RAW holds `pubchem_gap/iqspr_pubchem_gap.csv`, `pubchem_gap/pubchemqc_b3lyp_pm6_sample.csv`,
+`pcqm4mv2/pcqm4mv2_rows.csv`, `pcqm4mv2/pcqm4mv2_train_first1800.sdf` and `qm9/qm9.parquet` (sources, licences and
+checksums: data/cards/*.md).
 
-Two levels of theory are kept apart as two targets: `gap` (B3LYP/6-31G*, PubChemQC and PCQM4Mv2) and `gap_qm9`
-(B3LYP/6-31G(2df,p), QM9). No molecule of the two test sets, compared without stereo, is trained or selected on.
+Levels of theory are kept apart as targets: `gap` (B3LYP/6-31G*, PubChemQC and PCQM4Mv2), `gap_qm9`
+(B3LYP/6-31G(2df,p), QM9) and `gap_pm6` (B3LYP/6-31G* at PM6 geometries: few molecules, but larger and more varied). No
+molecule of the two test sets, compared without stereo, is trained or selected on.
 """
 
 from __future__ import annotations
@@ -34,10 +37,30 @@ from geomformer.prepared.storage import DatasetDescription
 from geomformer.records import RawMolecule, Record
 
 SEED = 20240721
-MIXTURES = {"gap-mixture-first": 30_000, "gap-mixture": 110_000}
-"""Molecules of QM9 beside the others, at most: the first stage sees a part of them."""
-NUM_VALID = 600
+NUM_VALID, NUM_VALID_PM6 = 600, 75
+MAX_PM6_ATOMS = 50
+"""Heavy atoms: a batch of larger molecules costs more than the few there are can teach."""
 CONFORMERS, TEST_CONFORMERS = 2, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """What stands beside the molecules at the level of PCQM4Mv2: how many of QM9 at most, and whether `gap_pm6`."""
+
+    num_qm9: int = 0
+    pm6: bool = False
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return ("gap", *(["gap_qm9"] if self.num_qm9 else []), *(["gap_pm6"] if self.pm6 else []))
+
+
+MIXTURES = {
+    "gap-alone": Mixture(),
+    "gap-mixture-first": Mixture(num_qm9=30_000),
+    "gap-mixture": Mixture(num_qm9=110_000),
+    "gap-mixture-third": Mixture(num_qm9=110_000, pm6=True),
+}
 
 
 def flat_key(smiles: str) -> int:
@@ -52,6 +75,7 @@ class Sources:
 
     def __init__(self, raw: Path) -> None:
         self.iqspr = raw / "pubchem_gap" / "iqspr_pubchem_gap.csv"
+        self.pm6 = raw / "pubchem_gap" / "pubchemqc_b3lyp_pm6_sample.csv"
         self.rows = raw / "pcqm4mv2" / "pcqm4mv2_rows.csv"
         self.sdf = raw / "pcqm4mv2" / "pcqm4mv2_train_first1800.sdf"
         self.qm9 = raw / "qm9" / "qm9.parquet"
@@ -65,13 +89,16 @@ class Sources:
         self.qm9_ids = split_ids(np.array(sorted(self.row_of_id)))
         self.qm9_smiles = table.column("smiles").to_pylist()
 
+    def files(self, parts: Mixture) -> list[Path]:
+        return [self.iqspr, self.rows, self.sdf, self.qm9, *([self.pm6] if parts.pm6 else [])]
+
     def qm9_molecule(self, gdb_id: int, split: str) -> RawMolecule:
         row = self.table.slice(self.row_of_id[gdb_id], 1).to_pylist()[0]
         return RawMolecule(
             index=0,
             id=f"qm9-{gdb_id}",
             text=row["smiles"],
-            targets={"gap": float("nan"), "gap_qm9": row["gap_ev"]},
+            targets={"gap_qm9": row["gap_ev"]},
             reference_numbers=np.array(row["atomic_numbers"], dtype=np.uint8),
             reference_positions=np.array(row["positions"], dtype=np.float32).reshape(-1, 3),
             split=split,
@@ -96,8 +123,18 @@ def gap_molecules(sources: Sources) -> Iterator[RawMolecule]:
         )
 
 
-def mixture(sources: Sources, num_qm9: int) -> tuple[list[RawMolecule], np.ndarray]:
-    """Training and validation rows of both levels in random order, and the keys of their molecules."""
+def pm6_molecules(sources: Sources) -> list[RawMolecule]:
+    """The molecules at PM6 geometries that are not too large, and can be read."""
+    rows = []
+    for row in read_molecules(sources.pm6, targets=["gap_ev"], id_column="cid"):
+        mol = Chem.MolFromSmiles(row.text)
+        if mol is not None and mol.GetNumHeavyAtoms() <= MAX_PM6_ATOMS:
+            rows.append(RawMolecule(0, f"pm6-{row.id}", row.text, targets={"gap_pm6": row.targets["gap"]}))
+    return rows
+
+
+def mixture(sources: Sources, parts: Mixture) -> tuple[list[RawMolecule], np.ndarray]:
+    """Training and validation rows of all levels in random order, and the keys of their molecules."""
     rng = np.random.default_rng(SEED)
     forbidden = np.array([flat_key(row.text) for row in sources.pcqm_valid], dtype=np.uint64)
     forbidden = np.union1d(forbidden, sources.qm9_keys(sources.qm9_ids["test"]))
@@ -108,14 +145,24 @@ def mixture(sources: Sources, num_qm9: int) -> tuple[list[RawMolecule], np.ndarr
     valid = np.isin(keys, rng.choice(np.unique(keys), NUM_VALID, replace=False))
     for row, is_valid in zip(rows, valid, strict=True):
         row.split = "valid" if is_valid else "train"
-        row.targets["gap_qm9"] = float("nan")
     forbidden = np.union1d(forbidden, keys[valid])
-    for split, count in (("train", num_qm9), ("valid", NUM_VALID)):
+    for split, count in (("train", parts.num_qm9), ("valid", NUM_VALID)) if parts.num_qm9 else ():
         ids = rng.permutation(sources.qm9_ids[split])[: count + count // 2]
         found = sources.qm9_keys(ids)
         keep = np.flatnonzero(~np.isin(found, forbidden))[:count]
         rows += [sources.qm9_molecule(int(name), split) for name in ids[keep]]
         keys = np.concatenate([keys, found[keep]])
+    if parts.pm6:
+        others = pm6_molecules(sources)
+        found = np.array([flat_key(row.text) for row in others], dtype=np.uint64)
+        valid = np.isin(found, rng.choice(np.unique(found), NUM_VALID_PM6, replace=False))
+        for row, is_valid in zip(others, valid, strict=True):
+            row.split = "valid" if is_valid else "train"
+        keep = np.flatnonzero(~np.isin(found, forbidden) & ~(valid & np.isin(found, keys)))
+        rows += [others[i] for i in keep]
+        keys = np.concatenate([keys, found[keep]])
+    for row in rows:
+        row.targets = {target: row.targets.get(target, float("nan")) for target in parts.targets}
     order = rng.permutation(len(rows))
     return [rows[i] for i in order], np.unique(keys)
 
@@ -127,7 +174,7 @@ def numbered(rows: list[RawMolecule]) -> list[RawMolecule]:
 
 
 def build_row(raw: RawMolecule, options: ChemistryOptions) -> Record | MoleculeError:
-    """Builds a row of the second mixture: one conformer where there is a reference geometry, which is what is mostly
+    """Builds a row of the larger mixtures: one conformer where there is a reference geometry, which is what is mostly
     trained on then.
     """
     if raw.reference_numbers is None and raw.reference_block is None:
@@ -175,12 +222,11 @@ def main() -> None:
     arguments = parser.parse_args()
     RDLogger.DisableLog("rdApp.*")
     sources = Sources(arguments.raw)
-    files = [sources.iqspr, sources.rows, sources.sdf, sources.qm9]
-    for name, num_qm9 in MIXTURES.items():
-        rows, keys = mixture(sources, num_qm9)
-        builder = build if name == "gap-mixture-first" else build_row
-        write(rows, arguments.out, name, files, CONFORMERS, arguments.workers, builder)
-    # Those of the second mixture: the first one holds a part of them.
+    for name, parts in MIXTURES.items():
+        rows, keys = mixture(sources, parts)
+        builder = build if name in ("gap-alone", "gap-mixture-first") else build_row
+        write(rows, arguments.out, name, sources.files(parts), CONFORMERS, arguments.workers, builder)
+    # Those of the last mixture: the others hold a part of them.
     np.save(Path(__file__).parent / "training_molecules.npy", keys)
     for row in sources.pcqm_valid:
         row.split, row.targets = "test", {"gap": row.targets["homolumogap"]}

@@ -51,7 +51,7 @@ class Predictions:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
-    parser.add_argument("--mixture", default="gap-mixture", help="training data: name or folder")
+    parser.add_argument("--mixture", default="gap-mixture-third", help="training data: name or folder")
     parser.add_argument("--pcqm4mv2", default="gap-pcqm4mv2-valid", help="test set: name or folder")
     parser.add_argument("--qm9", default="gap-qm9-test", help="test set: name or folder")
     parser.add_argument("--data-root", type=Path, default=None)
@@ -133,7 +133,7 @@ def store(
     examples: list[Record],
 ) -> Artifact:
     manifest = source.manifest
-    data = source.config.data.model_copy(update={"dataset": "gap-mixture"})
+    data = source.config.data.model_copy(update={"dataset": "gap-mixture-third"})
     return save_artifact(
         into,
         manifest.name,

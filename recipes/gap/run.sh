@@ -4,5 +4,6 @@ set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 python "$here/build_data.py" "$1" --out data/prepared --workers 2
 geomformer train --task gap --config "$here/first.yaml" --out runs/gap-first --name gap-first
-geomformer train --task gap --config "$here/config.yaml" --init gap-first --out runs/gap-bundled --name gap-geomformer
+geomformer train --task gap --config "$here/second.yaml" --init gap-first --out runs/gap-second --name gap-second
+geomformer train --task gap --config "$here/third.yaml" --init gap-second --out runs/gap-third --name gap-geomformer
 python "$here/bundle.py" gap-geomformer

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geomformer.errors import ArtifactError, DataError
-from geomformer.evaluation.metrics import TargetMetrics, bootstrap_interval, metric_key
+from geomformer.evaluation.metrics import TargetMetrics, bootstrap_interval, metric_key, paired_bootstrap_interval
 
 
 def test_metrics_over_several_updates_equal_those_of_the_whole() -> None:
@@ -77,3 +77,20 @@ def test_the_interval_is_repeatable_ignores_nan_and_needs_errors() -> None:
     assert bootstrap_interval([-2.0], 0, 10) == (2.0, 2.0)
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_interval([np.nan], 0)
+
+
+def test_a_paired_interval_sees_what_separate_ones_hide() -> None:
+    random = np.random.default_rng(1)
+    hard = random.exponential(size=500)
+    first, second = hard + 0.05 + 0.01 * random.normal(size=500), -hard
+    low, high = paired_bootstrap_interval(first, second, seed=0)
+    assert 0.045 < low < 0.05 < high < 0.055
+    assert bootstrap_interval(first, 0)[0] < bootstrap_interval(second, 0)[1]  # they overlap
+
+
+def test_a_paired_interval_needs_pairs() -> None:
+    assert paired_bootstrap_interval([1.0, np.nan], [-3.0, 2.0], 0, 10) == (-2.0, -2.0)
+    with pytest.raises(ValueError, match="2 and 3 errors"):
+        paired_bootstrap_interval([1.0, 2.0], [1.0, 2.0, 3.0], 0)
+    with pytest.raises(ValueError, match="at least one"):
+        paired_bootstrap_interval([np.nan], [1.0], 0)

@@ -1,0 +1,87 @@
+"""Compares gap models with chemprop, trained on the same rows and tested on the same molecules.
+
+    python recipes/gap/yardstick.py table --data data/prepared/gap-alone --test data/prepared/gap-pcqm4mv2-valid \
+        --out runs/chemprop/rows.csv
+    python recipes/gap/yardstick.py compare runs/chemprop/rows.csv runs/chemprop/model/model_0/test_predictions.csv \
+        evaluations/gap-alone-1/test_gap.csv
+
+`table` writes the SMILES, labels and splits that chemprop reads. `compare` prints the errors of both and the paired
+bootstrap interval of their difference, for every evaluation named (what `geomformer evaluate --out` writes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from geomformer.evaluation.metrics import bootstrap_interval, paired_bootstrap_interval
+from geomformer.prepared.dataset import PreparedDataset
+
+TARGET = "gap"
+SPLITS = {"train": "train", "valid": "val", "test": "test"}
+"""Our names of splits, and chemprop's."""
+
+
+def write_table(data: Path, test: Path, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="", encoding="utf8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "smiles", TARGET, "split"])
+        for split, folder in (("train", data), ("valid", data), ("test", test)):
+            rows = PreparedDataset(folder).split(split)
+            for record in (rows[row] for row in range(len(rows))):
+                writer.writerow([record.id, record.smiles, record.targets[TARGET], SPLITS[split]])
+
+
+def read_column(path: Path, key: str, value: str) -> dict[str, float]:
+    with path.open(newline="", encoding="utf8") as file:
+        return {row[key]: float(row[value]) for row in csv.DictReader(file)}
+
+
+def test_labels(table: Path) -> dict[str, tuple[str, float]]:
+    """SMILES and label of every test molecule, by its id."""
+    with table.open(newline="", encoding="utf8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == SPLITS["test"]]
+    return {row["id"]: (row["smiles"], float(row[TARGET])) for row in rows}
+
+
+def compare(table: Path, chemprop: Path, evaluations: list[Path]) -> None:
+    labels = test_labels(table)
+    by_smiles = read_column(chemprop, "smiles", TARGET)
+    theirs = np.array([by_smiles[smiles] - label for smiles, label in labels.values()])
+    print_row("chemprop", theirs, "")
+    for path in evaluations:
+        ours = read_column(path, "id", f"pred_{TARGET}_ev")
+        errors = np.array([ours[name] - label for name, (_, label) in labels.items()])
+        low, high = paired_bootstrap_interval(errors, theirs, seed=0)
+        print_row(path.parent.name, errors, f"{low:+.4f} to {high:+.4f}")
+
+
+def print_row(name: str, errors: np.ndarray, difference: str) -> None:
+    low, high = bootstrap_interval(errors, seed=0)
+    print(f"| {name} | {len(errors)} | {np.abs(errors).mean():.4f} | {low:.4f} to {high:.4f} | {difference} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    table = verbs.add_parser("table")
+    table.add_argument("--data", type=Path, required=True, help="prepared dataset with train and valid splits")
+    table.add_argument("--test", type=Path, required=True, help="prepared dataset with a test split")
+    table.add_argument("--out", type=Path, required=True)
+    comparison = verbs.add_parser("compare")
+    comparison.add_argument("table", type=Path)
+    comparison.add_argument("chemprop", type=Path, help="its test_predictions.csv")
+    comparison.add_argument("evaluations", type=Path, nargs="+")
+    arguments = parser.parse_args()
+    if arguments.verb == "table":
+        write_table(arguments.data, arguments.test, arguments.out)
+    else:
+        compare(arguments.table, arguments.chemprop, arguments.evaluations)
+
+
+if __name__ == "__main__":
+    main()
