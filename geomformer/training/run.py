@@ -23,6 +23,7 @@ from geomformer.errors import ArtifactError, ConfigError, DataError, nearest
 from geomformer.files import check_writable
 from geomformer.models import build_model
 from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.sampler import padding_waste
 from geomformer.prepared.split import PreparedSplit
 from geomformer.tasks import build_task
 from geomformer.tasks.base import Scaling, has_reference, scalings
@@ -282,6 +283,7 @@ def start_line(trainer: Trainer, dataset: PreparedDataset, model: nn.Module, fol
         "dataset": str(dataset.path),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "rows": len(trainer.train_split),
+        "padding": padding_waste(trainer.train_split.num_atoms, trainer.sampler.batches(trainer.position.epoch)),
         "max_steps": trainer.max_steps,
         "step": trainer.position.step,
         "seconds": trainer.projected_seconds(),

@@ -187,7 +187,7 @@ class Report:
                 ("reads", str(event["dataset"])),
                 ("writes", self.run),
                 ("parameters", f"{event['parameters']:,}"),
-                ("training rows", f"{event['rows']:,}"),
+                ("training rows", f"{event['rows']:,}, {event['padding']:.0%} of a batch is padding"),
                 ("steps", f"{event['max_steps']:,}"),
                 ("projected time", console.duration(event["seconds"])),
                 ("device", f"{event['device']}, {event['precision']}"),

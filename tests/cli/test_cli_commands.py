@@ -180,6 +180,7 @@ def test_train_interrupted_says_how_to_continue(stand_in: Any) -> None:
 def test_train_shows_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(config: Any, *, report: Any, **kwargs: Any) -> SimpleNamespace:
         start = {"event": "start", "run": "runs/x", "dataset": "data/d", "parameters": 1825485, "rows": 1000}
+        start["padding"] = 0.042
         report(start | {"step": 0, "max_steps": 4, "seconds": 7200.0, "device": "cpu", "precision": "32-true"})
         report({"step": 1, "max_steps": 4})
         report({"step": 1, "max_steps": 4, "train/gap": 0.5, "learning_rate": 1e-3})
@@ -190,7 +191,7 @@ def test_train_shows_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "PLAIN_PAUSE", 0.0)
     found = run("train", "--task", "gap")
     assert found.exit_code == 0, found.stderr
-    for text in ("1,825,485", "2.0 h", "runs/x", "data/d", "train: 1 of 4 steps (25%)", "gap 0.5"):
+    for text in ("1,825,485", "2.0 h", "runs/x", "data/d", "1,000, 4% of", "train: 1 of 4 steps (25%)", "gap 0.5"):
         assert text in found.stderr
     assert "step 2: validation gap_mae_ev 0.25" in found.stderr
     assert "\x1b" not in found.stderr and "\r" not in found.stderr

@@ -91,6 +91,7 @@ def test_a_run_writes_what_the_contract_names(fit: Train, tmp_path: Path) -> Non
     assert result.metrics["gap_mae_ev"] == pytest.approx(best, rel=1e-6)
     start = seen[0]
     assert (start["event"], start["max_steps"], start["rows"]) == ("start", 17, 21)
+    assert 0.0 < start["padding"] < 0.5
     assert start["seconds"] > 0 and start["parameters"] == build_model(toy_config().model).num_parameters
     assert [line["step"] for line in seen[1:] if len(line) == 2] == list(range(1, 18))
 
