@@ -5,6 +5,8 @@ Legend: `nn.ops`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +45,7 @@ class EquivariantLayerNorm(nn.Module):
     def forward(self, z_BN3D: Tensor, mask_BN: Tensor) -> Tensor:
         with torch.autocast(z_BN3D.device.type, enabled=False):
             z_BN3D = centred(at_least_float32(z_BN3D), mask_BN, self.centre)
-            c_BN33 = torch.matmul(z_BN3D, z_BN3D.mT) / z_BN3D.shape[-1]
+            c_BN33 = Covariance.apply(z_BN3D)
             return torch.matmul(self.whitening(c_BN33), z_BN3D) * self.gamma
 
     def whitening(self, c_BN33: Tensor) -> Tensor:
@@ -51,6 +53,20 @@ class EquivariantLayerNorm(nn.Module):
         ridge_BN = self.eps / 3.0 * exact.diagonal(dim1=-2, dim2=-1).sum(-1) + FLOOR
         identity = torch.eye(3, dtype=exact.dtype, device=exact.device)
         return inverse_sqrt_3x3(exact + ridge_BN[..., None, None] * identity, self.newton_steps).to(c_BN33.dtype)
+
+
+class Covariance(torch.autograd.Function):
+    """C = z z^T / D. Its gradient (G + G^T) z / D takes one product; autograd takes two, one of them transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, z_BN3D: Tensor) -> Tensor:
+        ctx.save_for_backward(z_BN3D)
+        return torch.matmul(z_BN3D, z_BN3D.mT) / z_BN3D.shape[-1]
+
+    @staticmethod
+    def backward(ctx: Any, grad_BN33: Tensor) -> Tensor:
+        (z_BN3D,) = ctx.saved_tensors
+        return torch.matmul((grad_BN33 + grad_BN33.mT) / z_BN3D.shape[-1], z_BN3D)
 
 
 class EquivariantRMSNorm(nn.Module):
