@@ -9,7 +9,7 @@ from geomformer.errors import ArtifactError
 from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
-    "gap-geomformer@2": "9c8995ed5b7326c51ec481b1b1d47f7ef2cb0cdaaba6a0557d6640213d20e232",
+    "gap-geomformer@3": "de31d919f19784db92bed46cea216538b5a6f2a8b959af256f4bea90ce805c3e",
 }
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 
