@@ -55,7 +55,7 @@ def geomformer(
 
 def main() -> None:
     """Runs the command line and ends the process."""
-    # Read by torch when it is imported: large tensors in huge pages spare a training step on a CPU 4 % in page faults.
+    # Read by torch when it is imported: large tensors in huge pages shorten a training step on a CPU by a few per cent.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     app(prog_name="geomformer")
 

@@ -232,8 +232,6 @@ def main() -> None:
         row.split, row.targets = "test", {"gap": row.targets["homolumogap"]}
     write(sources.pcqm_valid, arguments.out, "gap-pcqm4mv2-valid", [sources.rows], TEST_CONFORMERS, arguments.workers)
     test = [sources.qm9_molecule(int(name), "test") for name in sources.qm9_ids["test"]]
-    for row in test:
-        row.targets = {"gap_qm9": row.targets["gap_qm9"]}
     write(test, arguments.out, "gap-qm9-test", [sources.qm9], CONFORMERS, arguments.workers)
 
 
