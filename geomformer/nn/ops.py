@@ -41,7 +41,7 @@ def attend(q_BHNC: Tensor, k_BHMC: Tensor, v_BHMC: Tensor, bias_BHNM: Tensor, dr
     A GPU runs its fused kernels, which have no second derivative. On a CPU none of them takes a bias that needs a
     gradient, and at the size of molecules the explicit product is as fast. There keys come first, and a bias whose
     transpose is contiguous is read without a copy: softmax over rows shorter than a few vector registers takes 4 to 7
-    times as long as softmax over columns. From 64 atoms on columns are slower, by less than the products beside them cost.
+    times as long as softmax over columns. From 64 atoms on columns are slower, by less than the products beside cost.
 
     Args:
         q_BHNC, k_BHMC, v_BHMC: queries, keys, values; an equivariant head has C = 3 * channels.
@@ -55,7 +55,7 @@ def attend(q_BHNC: Tensor, k_BHMC: Tensor, v_BHMC: Tensor, bias_BHNM: Tensor, dr
     if q_BHNC.is_cuda:
         return F.scaled_dot_product_attention(q_BHNC, k_BHMC, v_BHMC, attn_mask=bias_BHNM, dropout_p=dropout)
     scale = q_BHNC.shape[-1] ** -0.5
-    bias_AMN = bias_BHNM.mT.flatten(0, 1)
+    bias_AMN = bias_BHNM.mT.flatten(0, 1)  # A = B * H
     logits_AMN = torch.baddbmm(bias_AMN, k_BHMC.flatten(0, 1), q_BHNC.flatten(0, 1).mT, alpha=scale)
     weights_AMN = drop(torch.softmax(logits_AMN, dim=1).to(v_BHMC.dtype), dropout)
     return torch.bmm(weights_AMN.mT, v_BHMC.flatten(0, 1)).view(*q_BHNC.shape[:3], -1)
