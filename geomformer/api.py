@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geomformer.errors import ConfigError
+from geomformer.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from geomformer.config.run import RunConfig
@@ -76,7 +76,7 @@ def open_dataset(dataset: str | Path, root: Path | None = None, scheme: str | No
     """Opens a prepared dataset by the path of its folder or by name (ROOT/prepared/NAME).
 
     Args:
-        dataset: path or name.
+        dataset: path or name; the samples that come with geomformer are put in place when they are named.
         root: root of all data.
         scheme: how its rows are divided, where it has several split schemes; None takes its default one.
 
@@ -84,9 +84,26 @@ def open_dataset(dataset: str | Path, root: Path | None = None, scheme: str | No
         DataError: there is none; the message names the command that makes it. Or it has no such scheme.
     """
     from geomformer.prepared.dataset import PreparedDataset
+    from geomformer.samples import FOLDERS, install_sample
 
     path = Path(dataset)
-    return PreparedDataset(path if path.exists() else data_root(root) / "prepared" / dataset, scheme)
+    if path.exists():
+        return PreparedDataset(path, scheme)
+    if str(dataset) in FOLDERS:
+        return PreparedDataset(install_sample(str(dataset), data_root(root) / "prepared"), scheme)
+    return PreparedDataset(data_root(root) / "prepared" / dataset, scheme)
+
+
+def dataset_to_train_on(config: RunConfig, root: Path | None = None) -> PreparedDataset:
+    """Opens the dataset of a run (DataError: see `open_dataset`; it names the sample where the task has one)."""
+    from geomformer.samples import SAMPLES
+
+    try:
+        return open_dataset(config.data.dataset, root, config.data.split_scheme)
+    except DataError as error:
+        if config.task.name in SAMPLES:
+            error.hint = f"{error.hint or ''} For a first run without data: --sample.".strip()
+        raise
 
 
 def train(
@@ -119,7 +136,7 @@ def train(
     folder = out or Path("runs") / f"{config.task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return run.train(
         config,
-        open_dataset(config.data.dataset, root, config.data.split_scheme),
+        dataset_to_train_on(config, root),
         out=folder,
         models=models_root(models),
         name=name,
@@ -145,8 +162,8 @@ def load_model(
     Args:
         reference: NAME, NAME@VERSION or a folder; the bundled gap model by default.
         models: store of trained models.
-        conformers: conformers averaged per molecule.
-        geometry: "generate" conformers, or take the "input" file's own 3D coordinates.
+        conformers: conformers averaged per molecule; models of catalysts take the structure that is given.
+        geometry: "generate" conformers, or take the "input" file's own 3D coordinates; likewise.
         device: "auto", "cpu", "cuda".
 
     Raises:
@@ -157,6 +174,7 @@ def load_model(
     from geomformer.inference.averaging import InferenceSettings
     from geomformer.inference.domain import read_domain
     from geomformer.inference.predictor import Predictor, chemistry_for
+    from geomformer.prepared.images import ImageOptions
     from geomformer.tasks import build_task
     from geomformer.tasks.base import Scaling
 
@@ -168,7 +186,12 @@ def load_model(
         manifest,
         artifact.model(device),
         build_task(artifact.config.task, scaling),
-        InferenceSettings(conformers, features=manifest.inputs.features, device=device),
+        InferenceSettings(
+            conformers,
+            features=manifest.inputs.features,
+            images=ImageOptions.of(artifact.config.model),
+            device=device,
+        ),
         chemistry_for(manifest, conformers, geometry),
         domain=read_domain(artifact.path, manifest),
     )
@@ -214,21 +237,49 @@ def predict(
     workers: int | None = None,
     smiles_column: str | None = None,
     id_column: str | None = None,
+    adsorbate: str | Sequence[int] | None = None,
     device: str = "auto",
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
-    """Predicts every molecule of one or several files: one output row per input record, in order.
+    """Predicts every molecule or structure of one or several files: one row or frame per input record, in order.
 
-    See `inference.predictor.predict_file`.
+    What the model was made for decides what it reads: molecules, see `inference.predictor.predict_file`, or slabs with
+    an adsorbate (tasks is2re and is2rs), see `inference.structures.predict_structures`.
+
+    Args:
+        source: one or several files.
+        out: output, its kind by suffix.
+        model: NAME, NAME@VERSION or a folder; the bundled gap model by default.
+        models: store of trained models.
+        conformers, geometry, workers, smiles_column, id_column: for molecules.
+        adsorbate: for structures, numbers of the adsorbate's atoms counted from 0, also as text ("36-38").
+        device: "auto", "cpu", "cuda".
+        limit: read only so many records.
+        progress: called with the number of finished records.
+
+    Raises:
+        ConfigError: the files or options are not of the model's kind.
+        ArtifactError: see `load_model`.
+        DataError: a file is missing, empty or unreadable; the output cannot be written.
     """
+    from geomformer.inference.kinds import check_kind, check_unused, reads_structures
     from geomformer.inference.predictor import predict_file
+    from geomformer.inference.structures import predict_structures
+    from geomformer.io.tags import parse_atoms
 
+    sources = [Path(source)] if isinstance(source, str | Path) else [Path(item) for item in source]
+    atoms = parse_atoms(adsorbate) if isinstance(adsorbate, str) else adsorbate
     predictor = load_model(model, models=models, conformers=conformers, geometry=geometry, device=device)
+    check_kind(predictor.manifest, sources)
+    if reads_structures(predictor.manifest):
+        check_unused(predictor.manifest, {"--smiles-column": smiles_column, "--id-column": id_column})
+        return predict_structures(predictor, sources, Path(out), adsorbate=atoms, limit=limit, progress=progress)
+    check_unused(predictor.manifest, {"--adsorbate": adsorbate})
     predictor = dataclasses.replace(predictor, blocks=Path(out).name.endswith((".sdf", ".sdf.gz")))
     return predict_file(
         predictor,
-        [Path(source)] if isinstance(source, str | Path) else [Path(item) for item in source],
+        sources,
         Path(out),
         workers=workers,
         smiles_column=smiles_column,

@@ -128,6 +128,10 @@ class Batch:
         tags, fixed: (B, N) int64 and bool.
         targets: (B,) float32 by name, NaN where unlabelled.
         target_positions: (B, N, 3) float32, NaN for systems without.
+        copies: (B, N) bool, True at periodic images that stand as atoms of their own; None without any.
+        pairs: (2, E) int64, places (row * N + atom) of both atoms of every pair within a cutoff, an atom with itself
+            included, one entry for each periodic copy of the second; None where they were not looked for.
+        pair_shifts: (E, 3) float32, lattice vector from the second atom to that copy, Angstrom.
     """
 
     positions: Tensor
@@ -144,6 +148,9 @@ class Batch:
     fixed: Tensor | None = None
     targets: dict[str, Tensor] = field(default_factory=dict)
     target_positions: Tensor | None = None
+    copies: Tensor | None = None
+    pairs: Tensor | None = None
+    pair_shifts: Tensor | None = None
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """Moves all tensors to `device` and floating-point ones to `dtype`."""
@@ -167,6 +174,11 @@ class Batch:
             return None if value is None else change(value)
 
         return Batch(**{item.name: apply(getattr(self, item.name)) for item in fields(self)})
+
+    @property
+    def own(self) -> Tensor:
+        """(B, N) bool: real atoms of the system itself, neither padding nor periodic images."""
+        return self.mask if self.copies is None else self.mask & ~self.copies
 
     @property
     def num_systems(self) -> int:

@@ -11,6 +11,7 @@ from geomformer.config.run import RunConfig
 _GEOMETRY = {
     "conformer": "conformers generated from the molecular graph",
     "reference": "the reference geometry (the one the labels were computed at)",
+    "given": "the initial structure as it is given",
 }
 
 
@@ -97,7 +98,9 @@ def _counts(elements: Mapping[str, int]) -> str:
 
 
 def _usage(manifest: Manifest) -> str:
-    if manifest.answer is None or manifest.inputs.periodic:
+    if manifest.inputs.periodic:
+        return f"```bash\ngeomformer predict slab.traj --model {manifest.reference} --out relaxed.extxyz\n```"
+    if manifest.answer is None:
         return f"```bash\ngeomformer evaluate --task {manifest.task} --model {manifest.reference}\n```"
     return f"```bash\ngeomformer predict FILE --model {manifest.reference} --out OUT\n```"
 

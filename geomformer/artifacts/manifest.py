@@ -34,7 +34,9 @@ class Inputs(Section):
     """What the model was trained on; `predict` and `evaluate` refuse anything else."""
 
     hydrogens: bool = Field(description="hydrogens are atoms of their own")
-    geometry: Literal["conformer", "reference"] = Field(description="generated conformers, or the reference geometry")
+    geometry: Literal["conformer", "reference", "given"] = Field(
+        description="generated conformers, the reference geometry, or a structure as it is given"
+    )
     features: bool = Field(description="reads the 2D graph")
     periodic: bool = Field(description="reads a cell")
     max_atoms: int | None = Field(None, ge=1, description="largest system it takes; null for any")

@@ -39,7 +39,16 @@ class ModelConfig(Section):
     equivariant_input: Literal["centroid", "neighbours"] = Field(
         "centroid", description="vectors start from the molecule's centroid (paper) or from neighbours"
     )
-    neighbour_cutoff: float = Field(5.0, gt=0, description="Angstrom, for `neighbours`")
+    neighbour_cutoff: float = Field(5.0, gt=0, description="Angstrom, for `neighbours` and for images as `keys`")
+    images: Literal["none", "tokens", "keys"] = Field(
+        "none",
+        description="periodic copies of atoms: not read; as atoms of their own near the adsorbate (Graphormer-3D); or "
+        "as keys and values alone, every copy within `neighbour_cutoff` of an atom",
+    )
+    image_cutoff: float = Field(8.0, gt=0, description="Angstrom from the adsorbate, for images as `tokens`")
+    max_tokens: int | None = Field(
+        None, ge=1, description="training with images as `tokens`: atoms and images kept, those nearest the adsorbate"
+    )
     structural_encoding: bool = Field(True, description="distance bias on all attentions")
     bias_per_head: bool = Field(True, description="one structural bias per head; the paper prints one for all heads")
     wiring: Literal["sequential", "parallel"] = Field("sequential", description="cross-attention reads Z' or Z")
@@ -71,12 +80,19 @@ class ModelConfig(Section):
         """Whether the network reads the 2D graph (atom features, bonds, paths)."""
         return self.atom_features or self.bond_encoding or self.path_encoding
 
+    @property
+    def reads_neighbours(self) -> bool:
+        """Whether the network reads a list of near pairs of atoms."""
+        return self.images == "keys" or self.equivariant_input == "neighbours"
+
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads}")
         if "velocities" in self.streams and not self.particles:
             raise ValueError("streams with velocities need particles: true")
+        if self.passes > 1 and self.images == "tokens":
+            raise ValueError(f"passes {self.passes} move the atoms, images as tokens would stay: choose images: keys")
         if len(set(self.streams)) != len(self.streams):
             raise ValueError("each stream may stand once in `streams`")
         if self.passes > 1 and self.num_vectors != 1:

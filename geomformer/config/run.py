@@ -19,16 +19,25 @@ class TaskConfig(Section):
     targets: tuple[str, ...] = Field(("gap",), description="target columns of the prepared dataset")
     answer: str | None = Field(None, description="target that `predict` reports; the first one if not set")
     levels: dict[str, str] = Field({}, description="level of theory by target, where the dataset mixes several")
-    input_geometry: Literal["conformer", "reference"] = Field(
-        "conformer", description="positions at inference: generated conformers, or the reference (DFT) geometry"
+    input_geometry: Literal["conformer", "reference", "given"] = Field(
+        "conformer",
+        description="positions at inference: generated conformers, the reference (DFT) geometry, or a structure as it "
+        "is given",
     )
     reference_probability: float = Field(
-        0.8, ge=0, le=1, description="training: chance that the input is the noised reference geometry"
+        0.8, ge=0, le=1, description="training on gaps: chance that the input is the noised reference geometry"
     )
     mixture_probability: float = Field(
-        0.1, ge=0, le=1, description="training: chance of a mixture of conformer and noised reference"
+        0.1,
+        ge=0,
+        le=1,
+        description="training: chance of a mixture of conformer and noised reference; of catalysts, that atoms lie "
+        "between the initial and the relaxed structure, plus noise",
     )
     noise_scale: float = Field(0.2, ge=0, description="Angstrom, standard deviation per coordinate")
+    position_loss: Literal["l1", "distance"] = Field(
+        "l1", description="catalysts: error of a displacement, absolute values of its components or its length"
+    )
     position_weight: tuple[float, float] = Field((0.3, 0.06), description="position loss, first to last step")
     distance_weight: tuple[float, float] = Field((1.5, 0.3), description="pair-distance loss, first to last step")
 

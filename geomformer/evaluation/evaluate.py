@@ -12,20 +12,30 @@ from typing import Any
 
 import numpy as np
 
-from geomformer.artifacts.manifest import Manifest
-from geomformer.errors import ArtifactError, DataError
+from geomformer.errors import DataError
+from geomformer.evaluation.catalysts import (
+    POSITIONS,
+    Structures,
+    has_relaxed,
+    in_order,
+    mean_predictions,
+    write_structures,
+    write_thresholds,
+)
+from geomformer.evaluation.checks import check_inputs, check_records
 from geomformer.evaluation.metrics import TargetMetrics, metric_key
 from geomformer.evaluation.plots import error_plot, parity_plot
+from geomformer.evaluation.structures import energy_scores, mean_scores
 from geomformer.files import check_writable, write_atomic
 from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.split import PreparedSplit
-from geomformer.tasks.base import has_reference
 from geomformer.units import unit_label
 
 METRICS = ("mae", "rmse", "mse")
 SINGLE = "mae_single_conformer"
+MODEL = "model"
 
 Progress = Callable[[int, int | None], None]
 
@@ -44,6 +54,19 @@ class SplitResult:
     prediction: np.ndarray
     spread: np.ndarray
     single: np.ndarray
+
+
+@dataclass
+class SplitResults:
+    """What a split was compared with.
+
+    Attributes:
+        scalars: by target, those with labels.
+        structures: scores of relaxed structures; None where the model predicts or the split has none.
+    """
+
+    scalars: dict[str, SplitResult]
+    structures: Structures | None = None
 
 
 def evaluate_dataset(
@@ -67,7 +90,8 @@ def evaluate_dataset(
 
     Returns:
         {"model", "dataset", "rows", "splits": {split: {metric: value}}, "average": {metric: value}}; the average is
-        the plain mean over splits. With "split_scheme" where the dataset has several.
+        the plain mean over splits. With "split_scheme" where the dataset has several, and for catalysts with
+        "baselines": {name: {"splits", "average"}}, see `baseline_metrics`.
 
     Raises:
         DataError: no such split, or no label of any target.
@@ -79,14 +103,8 @@ def evaluate_dataset(
     names = list(splits) or default_splits(predictor, dataset)
     counts = {name: min(limit or rows, rows) for name, rows in dataset.splits.items()}
     total, done = sum(counts.get(name, 0) for name in names), 0
-    summary: dict[str, Any] = {
-        "model": predictor.manifest.reference,
-        "dataset": str(dataset.manifest.get("dataset", dataset.path.name)),
-        "rows": {name: counts.get(name, 0) for name in names},
-        "splits": {},
-    }
-    if dataset.scheme is not None:
-        summary["split_scheme"] = dataset.scheme
+    measured: dict[str, dict[str, dict[str, float]]] = {}
+    distances = {}
     for name in names:
         split = dataset.split(name)
         check_records(predictor.manifest, dataset, split)
@@ -97,23 +115,59 @@ def evaluate_dataset(
 
         results = predict_split(predictor, split, counts[name], advance)
         done += counts[name]
-        summary["splits"][name] = {
-            key: value
-            for target, result in results.items()
-            for key, value in metrics(predictor, target, result).items()
-        }
+        measured[name] = {MODEL: split_metrics(predictor, results), **baseline_metrics(predictor, results)}
+        if results.structures is not None:
+            distances[name] = results.structures.distances()
         if out is not None:
             write_split(predictor, out, name, results)
-    summary["average"] = average(summary["splits"].values())
+    summary = summarise(predictor, dataset, {name: counts[name] for name in names}, measured)
     if out is not None:
+        write_thresholds(out, distances)
         write_atomic(out / "metrics.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
+def summarise(
+    predictor: Predictor,
+    dataset: PreparedDataset,
+    rows: dict[str, int],
+    measured: dict[str, dict[str, dict[str, float]]],
+) -> dict[str, Any]:
+    """Puts metrics by split and method, of which `MODEL` is one, into the form `evaluate_dataset` returns."""
+    methods = dict.fromkeys(method for values in measured.values() for method in values)
+    found = {}
+    for method in methods:
+        splits = {name: values[method] for name, values in measured.items() if method in values}
+        found[method] = {"splits": splits, "average": average(splits.values())}
+    summary: dict[str, Any] = {
+        "model": predictor.manifest.reference,
+        "dataset": str(dataset.manifest.get("dataset", dataset.path.name)),
+        "rows": rows,
+        "splits": found[MODEL]["splits"],
+    }
+    if dataset.scheme is not None:
+        summary["split_scheme"] = dataset.scheme
+    summary["average"] = found.pop(MODEL)["average"]
+    return summary | ({"baselines": found} if judges_structures(predictor) else {})
+
+
+def judges_structures(predictor: Predictor) -> bool:
+    """Whether the model predicts relaxed structures, as models of catalysts do."""
+    return POSITIONS in predictor.task.vectors
+
+
 def default_splits(predictor: Predictor, dataset: PreparedDataset) -> list[str]:
-    """The splits that have labels, without "train" if there are others; all where none has labels."""
-    labelled = [name for name in dataset.splits if labels_of(predictor, dataset.split(name))]
-    return [name for name in labelled if name != "train"] or labelled or list(dataset.splits)
+    """The splits that have labels, without "train" if there are others; all where none has labels.
+
+    The relaxed structure is a label too, for models that predict it.
+    """
+    labelled = [name for name in dataset.splits if is_labelled(predictor, dataset.split(name))]
+    names = [name for name in labelled if name != "train"] or labelled or list(dataset.splits)
+    return in_order(names) if judges_structures(predictor) else names
+
+
+def is_labelled(predictor: Predictor, split: PreparedSplit) -> bool:
+    return bool(labels_of(predictor, split)) or (judges_structures(predictor) and has_relaxed(split, len(split)))
 
 
 def labels_of(predictor: Predictor, split: PreparedSplit) -> dict[str, np.ndarray]:
@@ -124,13 +178,15 @@ def labels_of(predictor: Predictor, split: PreparedSplit) -> dict[str, np.ndarra
 
 def predict_split(
     predictor: Predictor, split: PreparedSplit, rows: int, advance: Callable[[int], None]
-) -> dict[str, SplitResult]:
-    """Predicts the first `rows` rows and collects what is labelled, by target."""
+) -> SplitResults:
+    """Predicts the first `rows` rows and collects what is labelled. Of structures only scores are kept."""
     labels = {target: values[:rows] for target, values in labels_of(predictor, split).items()}
     targets = [target for target, values in labels.items() if not np.isnan(values).all()]
-    if not targets:
+    structures = Structures() if judges_structures(predictor) and has_relaxed(split, rows) else None
+    if not targets and structures is None:
         raise DataError(
-            f"The first {rows} rows of split '{split.name}' have no label of {', '.join(predictor.task.targets)}; "
+            f"The first {rows} rows of split '{split.name}' have no label of "
+            f"{', '.join((*predictor.task.targets, *predictor.task.vectors))}; "
             f"the dataset's targets are {', '.join(split.target_names) or 'none'}.",
             "Prepare the dataset with the target the model predicts.",
         )
@@ -140,6 +196,8 @@ def predict_split(
         for target in targets:
             values = prediction.values[target]
             found[target][:, prediction.index] = values.mean(), values.std(), values[0]
+        if structures is not None:
+            structures.add(split[prediction.index], prediction.vectors[POSITIONS][0])
         advance(prediction.index + 1)
     ids = split.ids[:rows]
     results = {}
@@ -147,32 +205,75 @@ def predict_split(
         known = np.flatnonzero(~np.isnan(labels[target]))
         mean, spread, single = found[target][:, known]
         results[target] = SplitResult([ids[row] for row in known], labels[target][known], mean, spread, single)
-    return results
+    return SplitResults(results, structures)
+
+
+def split_metrics(predictor: Predictor, results: SplitResults) -> dict[str, float]:
+    """Metrics of all targets of a split, then those of its structures."""
+    found = {
+        key: value
+        for target, result in results.scalars.items()
+        for key, value in metrics(predictor, target, result).items()
+    }
+    return found | (mean_scores(results.structures.predicted) if results.structures else {})
 
 
 def metrics(predictor: Predictor, target: str, result: SplitResult) -> dict[str, float]:
-    """Metrics of one target by their keys, `<target>_<metric>_<unit>`."""
+    """Metrics of one target by their keys, `<target>_<metric>_<unit>`.
+
+    A catalyst has one structure to start from: there is no first conformer to compare with, but the share of energies
+    that OC20 counts as right.
+    """
     unit = predictor.manifest.target(target).unit
     accumulator = TargetMetrics()
     accumulator.update(result.prediction, result.label)
     values = accumulator.compute()
     found = {metric_key(target, metric, unit): float(values[metric]) for metric in METRICS}
-    return found | {metric_key(target, SINGLE, unit): float(np.abs(result.single - result.label).mean())}
+    if not judges_structures(predictor):
+        return found | {metric_key(target, SINGLE, unit): float(np.abs(result.single - result.label).mean())}
+    if unit != "ev":
+        return found
+    return found | mean_scores(energy_scores(target, error) for error in result.prediction - result.label)
 
 
-def write_split(predictor: Predictor, out: Path, split: str, results: dict[str, SplitResult]) -> None:
-    """Predictions as CSV, parity and error plots as PNG."""
-    for target, result in results.items():
+def baseline_metrics(predictor: Predictor, results: SplitResults) -> dict[str, dict[str, float]]:
+    """Metrics on the same rows of what needs no model.
+
+    Returns:
+        "no_move", where the atoms stay at their initial places, and "mean_energy", where every energy is the mean of
+        the train labels; each where there are labels to compare with. Nothing for models of molecules.
+    """
+    if not judges_structures(predictor):
+        return {}
+    found = {}
+    if results.structures is not None:
+        found["no_move"] = mean_scores(results.structures.unmoved)
+    if results.scalars:
+        means = {name: predictor.manifest.target(name).mean for name in results.scalars}
+        constant = {name: mean_predictions(result, means[name]) for name, result in results.scalars.items()}
+        found["mean_energy"] = split_metrics(predictor, SplitResults(constant))
+    return found
+
+
+def write_split(predictor: Predictor, out: Path, split: str, results: SplitResults) -> None:
+    """Predictions as CSV, parity and error plots as PNG; of structures their scores."""
+    spreads = not judges_structures(predictor)
+    for target, result in results.scalars.items():
         unit = predictor.manifest.target(target).unit
         stem = f"{split}_{target}"
+        columns = {"id": result.ids, f"{target}_{unit}": result.label, f"pred_{target}_{unit}": result.prediction}
+        if spreads:
+            columns[f"spread_{target}_{unit}"] = result.spread
         table = io.StringIO(newline="")
         writer = csv.writer(table)
-        writer.writerow(["id", f"{target}_{unit}", f"pred_{target}_{unit}", f"spread_{target}_{unit}"])
-        writer.writerows(zip(result.ids, result.label, result.prediction, result.spread, strict=True))
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
         write_atomic(out / f"{stem}.csv", table.getvalue())
         label = f"{target.replace('_', ' ')}, {split}"
         parity_plot(out / f"{stem}_parity.png", result.prediction, result.label, label, unit_label(unit))
         error_plot(out / f"{stem}_error.png", result.prediction - result.label, label, unit_label(unit))
+    if results.structures is not None:
+        write_structures(out / f"{split}_{POSITIONS}.csv", results.structures)
 
 
 def average(splits: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -180,41 +281,3 @@ def average(splits: Iterable[dict[str, float]]) -> dict[str, float]:
     values = list(splits)
     shared = [key for key in values[0] if all(key in other for other in values)]
     return {key: float(np.mean([value[key] for value in values])) for key in shared}
-
-
-def check_inputs(manifest: Manifest, dataset: PreparedDataset) -> None:
-    """Refuses a dataset that the model cannot be judged on."""
-    options = dataset.manifest.get("options", {})
-    hydrogens = options.get("chemistry", {}).get("hydrogens")
-    if hydrogens is not None and hydrogens != manifest.inputs.hydrogens:
-        kinds = {True: "explicit hydrogens", False: "heavy atoms only"}
-        raise ArtifactError(
-            f"{manifest.reference} reads {kinds[manifest.inputs.hydrogens]}, {dataset.path} has {kinds[hydrogens]}.",
-            f"Prepare the dataset with {'--hydrogens' if manifest.inputs.hydrogens else '--no-hydrogens'}.",
-        )
-    level = dataset.manifest.get("level_of_theory")
-    labelled = dataset.manifest["targets"]
-    for target in manifest.targets:
-        if level and target.name in labelled and target.level_of_theory not in (None, level):
-            raise ArtifactError(
-                f"{manifest.reference} predicts {target.name} at {target.level_of_theory}, "
-                f"the labels of {dataset.path} are {level}.",
-                "Errors between two levels of theory are not errors of the model.",
-            )
-
-
-def check_records(manifest: Manifest, dataset: PreparedDataset, split: PreparedSplit) -> None:
-    """Refuses records that lack what the model reads."""
-    if not len(split):
-        return
-    first = split[0]
-    if manifest.inputs.features and first.atom_features is None:
-        raise ArtifactError(
-            f"{manifest.reference} reads the 2D graph, {dataset.path} has none.",
-            "Prepare the dataset with 2D features.",
-        )
-    if manifest.inputs.geometry == "reference" and not has_reference(first):
-        raise ArtifactError(
-            f"{manifest.reference} reads reference (DFT) geometries, {dataset.path} has generated conformers only.",
-            "Prepare the dataset with its reference geometries.",
-        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ _INK = "#262626"
 _BLUE = "#2a5c8a"
 _ORANGE = "#c8551b"
 _GREY = "#8c8c8c"
+_LINES = (_BLUE, _ORANGE, "#3b7d4f", "#7a4b94", "#b08a1e", _INK)
 
 
 def parity_plot(path: Path, prediction: Any, target: Any, label: str, unit: str) -> Path:
@@ -83,6 +86,36 @@ def error_plot(path: Path, errors: Any, label: str, unit: str) -> Path:
     _cumulative(right, np.sort(np.abs(values)), reach, unit)
     right.set_xlabel(f"absolute error of {_with_unit(label, unit)}")
     right.set_ylabel("share of entries below (%)")
+    return _write(figure, path)
+
+
+def threshold_plot(path: Path, distances: Mapping[str, tuple[Any, Any]], thresholds: Any) -> Path:
+    """Share of structures whose distance lies below a threshold; the mean height of a line is its ADwT.
+
+    Args:
+        path: PNG to write.
+        distances: by split, of every structure (S,), Angstrom: of the model (full line) and of the initial structure
+            (dashed); NaN where a structure has no distance.
+        thresholds: (T,) ascending, Angstrom.
+
+    Raises:
+        ValueError: there is no distance.
+    """
+    limits = as_array(thresholds)
+    figure, axes = _canvas((6.4, 4.4))
+    for color, (name, pair) in zip(itertools.cycle(_LINES), distances.items()):
+        for values, style, text in zip(map(as_array, pair), ("-", (0, (4, 3))), (name, None), strict=True):
+            known = np.sort(values[np.isfinite(values)])
+            _require(known)
+            share = 100.0 * np.searchsorted(known, limits, side="left") / known.size
+            label = None if text is None else f"{text}: {share.mean():.3g} %"
+            axes.plot(limits, share, color=color, linewidth=1.5, linestyle=style, label=label)
+    axes.plot([], [], color=_GREY, linewidth=1.5, linestyle=(0, (4, 3)), label="no atom moved")
+    axes.set_xlim(0.0, limits[-1])
+    axes.set_ylim(0.0, 102.0)
+    axes.set_xlabel("threshold of the mean distance of free atoms (Angstrom)")
+    axes.set_ylabel("share of structures below (%)")
+    axes.legend(title="ADwT", frameon=False, fontsize=9, title_fontsize=9)
     return _write(figure, path)
 
 

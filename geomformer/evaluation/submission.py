@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from geomformer.datasets.pcqm4mv2.sources import OFFICIAL_ROWS, lost_from
 from geomformer.errors import ArtifactError, ConfigError, DataError
-from geomformer.evaluation.evaluate import check_inputs, check_records
+from geomformer.evaluation.checks import check_inputs, check_records
 from geomformer.files import check_writable, write_atomic
 from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor

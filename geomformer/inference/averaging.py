@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 
-from geomformer.prepared.collate import Sample, collate
+from geomformer.prepared.collate import Sample, collate, num_tokens
+from geomformer.prepared.images import ImageOptions
 from geomformer.records import Batch, Record
 from geomformer.tasks.base import Task
 
@@ -26,10 +27,12 @@ class ConformerPredictions:
     Attributes:
         index: as given with the record.
         values: by target, one per conformer, in the target's unit. (C,) float64
+        vectors: by name, for every atom of every conformer, such as the predicted "positions". (C, N, 3) float64
     """
 
     index: int
     values: dict[str, np.ndarray]
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def mean(self, target: str) -> float:
         return float(self.values[target].mean())
@@ -47,12 +50,14 @@ class InferenceSettings:
         max_conformers: conformers averaged per record, at most.
         batch_atoms: padded atoms per batch.
         features: whether the model reads the 2D graph.
+        images: how it reads periodic copies of atoms, if at all.
         device: torch device.
     """
 
     max_conformers: int = 8
     batch_atoms: int = 4096
     features: bool = True
+    images: ImageOptions | None = None
     device: str = "cpu"
 
 
@@ -86,16 +91,27 @@ def predict_chunk(
         for position, sample in enumerate(sample for group in groups for sample in group)
     ]
     values = {target: np.empty(len(samples)) for target in task.targets}
+    vectors = {name: [np.empty((0, 3))] * len(samples) for name in task.vectors}
     dtype = next((parameter.dtype for parameter in model.parameters()), None)
     with torch.inference_mode():
-        for batch in inference_batches(samples, settings.batch_atoms, features=settings.features):
-            predictions = task.predictions(model(batch.to(settings.device, dtype)))
-            for target, prediction in predictions.items():
+        for batch in inference_batches(samples, settings):
+            moved = batch.to(settings.device, dtype)
+            output = model(moved)
+            for target, prediction in task.predictions(output).items():
                 values[target][batch.index.numpy()] = prediction.double().cpu().numpy()
+            for name, found in task.vector_predictions(output, moved).items():
+                for position, atoms in zip(batch.index.tolist(), found.double().cpu().numpy(), strict=True):
+                    vectors[name][position] = atoms[: len(samples[position].positions)]
     results, start = [], 0
     for group in groups:
         end = start + len(group)
-        results.append(ConformerPredictions(group[0].index, {name: v[start:end] for name, v in values.items()}))
+        results.append(
+            ConformerPredictions(
+                group[0].index,
+                {name: found[start:end] for name, found in values.items()},
+                {name: np.stack(found[start:end]) for name, found in vectors.items()},
+            )
+        )
         start = end
     return_freed_memory()
     return results
@@ -109,15 +125,14 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def inference_batches(samples: Sequence[Sample], max_atoms: int, *, features: bool) -> Iterator[Batch]:
-    """Packs samples by size into batches of at most `max_atoms` padded atoms; a larger one goes alone."""
-    order = sorted(range(len(samples)), key=lambda position: len(samples[position].positions))
+def inference_batches(samples: Sequence[Sample], settings: InferenceSettings) -> Iterator[Batch]:
+    """Packs samples by size into batches of at most `batch_atoms` padded atoms; a larger one goes alone."""
+    sizes = [num_tokens(sample, settings.images) for sample in samples]
     group: list[Sample] = []
-    for position in order:
-        sample = samples[position]
-        if group and (len(group) + 1) * len(sample.positions) > max_atoms:
-            yield collate(group, features=features)
+    for position in sorted(range(len(samples)), key=sizes.__getitem__):
+        if group and (len(group) + 1) * sizes[position] > settings.batch_atoms:
+            yield collate(group, features=settings.features, images=settings.images)
             group = []
-        group.append(sample)
+        group.append(samples[position])
     if group:
-        yield collate(group, features=features)
+        yield collate(group, features=settings.features, images=settings.images)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from geomformer.config.model import ModelConfig
-from geomformer.nn.basis import GaussianBasis
+from geomformer.nn.basis import GaussianBasis, cosine_cutoff
 from geomformer.nn.block import BlockOptions, GeoMFormerBlock, Norms
 from geomformer.nn.encodings import AtomEmbedding, CentroidInput, NeighbourInput, StructuralEncoding, mask_keys
 from geomformer.nn.heads import ScalarHead, VectorHead
-from geomformer.nn.ops import drop, safe_norm
+from geomformer.nn.neighbours import Edges, bias_over_copies, find_edges
+from geomformer.nn.ops import drop, lookup, safe_norm
 from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch
+
+V = TypeVar("V")
 
 NUM_ELEMENTS = 119
 NUM_TAGS = 3
@@ -50,22 +53,26 @@ class StreamPair(nn.Module):
         self.blocks = nn.ModuleList(GeoMFormerBlock(options) for _ in range(config.num_layers))
         self.final_norms = Norms(options)
 
-    def forward(self, batch: Batch, inputs: AtomInputs, bias_BHNN: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, inputs: AtomInputs, edges: Edges | None, bias_BHNN: Tensor
+    ) -> tuple[Tensor, Tensor]:
         z_inv = self.embedding(inputs.categories, inputs.numbers)
         z_inv = drop(z_inv, self.embedding_dropout) if self.training else z_inv
-        z_equ = self.vectors(batch, inputs.types)
+        z_equ = self.vectors(batch, inputs.types, edges)
         for block in self.blocks:
-            z_inv, z_equ = block(z_inv, z_equ, bias_BHNN, batch.mask)
-        return self.final_norms(z_inv, z_equ, batch.mask)
+            z_inv, z_equ = block(z_inv, z_equ, bias_BHNN, batch.own)
+        return self.final_norms(z_inv, z_equ, batch.own)
 
-    def vectors(self, batch: Batch, types_BN: Tensor) -> Tensor:
+    def vectors(self, batch: Batch, types_BN: Tensor, edges: Edges | None) -> Tensor:
         x_BN3 = batch.positions if self.source == "positions" else batch.velocities
         if x_BN3 is None:
             raise ValueError(f"the model has a stream of {self.source}, the batch has none")
         if self.equivariant_input is None:
             return x_BN3[..., None].expand(*x_BN3.shape, self.dim).contiguous()
         with torch.autocast(x_BN3.device.type, enabled=False):
-            return self.equivariant_input(x_BN3, types_BN, batch.mask)
+            if isinstance(self.equivariant_input, NeighbourInput):
+                return self.equivariant_input(required(edges, "near pairs"), types_BN)
+            return self.equivariant_input(x_BN3, types_BN, batch.own)
 
 
 @dataclass
@@ -97,6 +104,8 @@ class GeoMFormer(nn.Module):
             if config.num_scalars
             else None
         )
+        weighted = config.tags and config.pooling == "sum" and config.num_scalars > 0
+        self.tag_weight = nn.Parameter(0.01 * torch.randn(NUM_TAGS)) if weighted else None
         self.vector_head = VectorHead(width, config.num_vectors) if config.num_vectors else None
         self.reset_parameters()
 
@@ -120,7 +129,7 @@ class GeoMFormer(nn.Module):
 
         Args:
             batch: the systems.
-            atom_weight: (B, N), which atoms the scalar head reads; all real ones by default.
+            atom_weight: (B, N), which atoms the scalar head reads; see `pooled_atoms` for the default.
         """
         inputs = atom_inputs(self.config, batch)
         output = self.one_pass(batch, inputs, atom_weight)
@@ -134,30 +143,52 @@ class GeoMFormer(nn.Module):
 
     def one_pass(self, batch: Batch, inputs: AtomInputs, atom_weight: Tensor | None) -> ModelOutput:
         """Runs the network once on the positions of the batch."""
-        bias_BHNN = self.structural_bias(batch, inputs.types)
-        streams = [pair(batch, inputs, bias_BHNN) for pair in self.pairs]
+        edges = None
+        if self.config.reads_neighbours:
+            edges = find_edges(batch.positions, batch.mask, batch.pairs, batch.pair_shifts)
+        bias_BHNN = self.structural_bias(batch, inputs.types, edges)
+        streams = [pair(batch, inputs, edges, bias_BHNN) for pair in self.pairs]
         z_inv, z_equ = [pair[0] for pair in streams], [pair[1] for pair in streams]
-        weight_BN = batch.mask if atom_weight is None else atom_weight
+        weight_BN = self.pooled_atoms(batch) if atom_weight is None else atom_weight
         with torch.autocast(batch.positions.device.type, enabled=False):
             inv = torch.cat(z_inv, -1).to(batch.positions.dtype)
             equ = torch.cat(z_equ, -1).to(batch.positions.dtype)
             scalars = self.scalar_head(inv, weight_BN) if self.scalar_head is not None else None
             vectors = None
             if self.vector_head is not None:
-                vectors = self.vector_head(inv, equ).transpose(-1, -2) * batch.mask[:, :, None, None]
+                vectors = self.vector_head(inv, equ).transpose(-1, -2) * batch.own[:, :, None, None]
         return ModelOutput(scalars, vectors, z_inv, z_equ)
 
-    def structural_bias(self, batch: Batch, types_BN: Tensor) -> Tensor:
-        """(B, H or 1, N, N), -inf at padded keys; zero elsewhere when the structural encoding is switched off."""
-        bias_BHNN = None
-        if self.structural_encoding is not None:
-            with torch.autocast(batch.positions.device.type, enabled=False):
+    def structural_bias(self, batch: Batch, types_BN: Tensor, edges: Edges | None) -> Tensor:
+        """(B, H or 1, N, N), -inf at padded keys; zero elsewhere when the structural encoding is switched off.
+
+        With images as keys it stands for all copies of the key near the query, and is -inf where there is none.
+        """
+        with torch.autocast(batch.positions.device.type, enabled=False):
+            bond = required(batch.bond_type, "bonds") if self.config.bond_encoding else None
+            path = required(batch.shortest_path, "shortest paths") if self.config.path_encoding else None
+            if self.config.images == "keys":
+                near, cutoff = required(edges, "near pairs"), self.config.neighbour_cutoff
+                if self.structural_encoding is None:
+                    return bias_without_encoding(near, cutoff, types_BN)
+                return self.structural_encoding.of_copies(near, cutoff, types_BN, bond, path)
+            bias_BHNN = None
+            if self.structural_encoding is not None:
                 x_BN3 = batch.positions
                 d_BNN = safe_norm(x_BN3[:, None, :, :] - x_BN3[:, :, None, :])
-                bond = required(batch.bond_type, "bonds") if self.config.bond_encoding else None
-                path = required(batch.shortest_path, "shortest paths") if self.config.path_encoding else None
                 bias_BHNN = self.structural_encoding(d_BNN, types_BN, bond, path)
         return mask_keys(bias_BHNN, batch.mask, batch.positions.dtype)
+
+    def pooled_atoms(self, batch: Batch) -> Tensor:
+        """(B, N), weights of the atoms that scalars are made of: all of the system, or those that may move (tag 1 and
+        2, if there are any) where tags are read, each kind with a learnt weight if it is a sum (Graphormer-3D).
+        """
+        if not self.config.tags:
+            return batch.own
+        tags_BN = required(batch.tags, "tags")
+        moving_BN = batch.own & (tags_BN > 0)
+        moving_BN = torch.where(moving_BN.any(1, keepdim=True), moving_BN, batch.own)
+        return moving_BN if self.tag_weight is None else moving_BN * lookup(self.tag_weight, tags_BN)
 
     @property
     def num_parameters(self) -> int:
@@ -206,10 +237,17 @@ def atom_inputs(config: ModelConfig, batch: Batch) -> AtomInputs:
     )
 
 
-def required(value: Tensor | None, name: str) -> Tensor:
+def required(value: V | None, name: str) -> V:
     if value is None:
         raise ValueError(f"the model reads {name}, the batch has none")
     return value
+
+
+def bias_without_encoding(edges: Edges, cutoff: float, types_BN: Tensor) -> Tensor:
+    """Log sum_S f_ijS: what is left of the bias over copies without a structural encoding. (B, 1, N, N)"""
+    b, n = types_BN.shape
+    zeros_E1 = edges.d.new_zeros(len(edges.d), 1)
+    return bias_over_copies(zeros_E1, cosine_cutoff(edges.d, cutoff), edges, (b, n)).permute(0, 3, 1, 2)
 
 
 def make_kernels(config: ModelConfig, count: int) -> GaussianBasis:

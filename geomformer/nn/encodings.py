@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geomformer.nn.basis import AtomAffine, GaussianBasis, PairAffine, cosine_cutoff
+from geomformer.nn.neighbours import Edges, bias_over_copies, sum_over_queries
 from geomformer.nn.ops import direction, lookup, safe_norm
 
 DIRECTION_EPS = 0.1
@@ -68,7 +69,8 @@ class CentroidInput(nn.Module):
 class NeighbourInput(nn.Module):
     """Z^{E,0}_i = sum_j r_ij / |r_ij| (psi(|r_ij|) W)^T f(|r_ij|), r_ij = r_j - r_i, f a smooth cutoff.
 
-    Full rank, independent of far atoms, and defined for periodic cells, which the centroid is not.
+    Full rank, independent of far atoms, and defined for periodic cells, which the centroid is not: the sum runs over
+    all copies of j near i.
     """
 
     def __init__(self, dim: int, num_types: int, kernels: GaussianBasis, cutoff: float) -> None:
@@ -78,13 +80,13 @@ class NeighbourInput(nn.Module):
         self.kernels = kernels
         self.linear = nn.Linear(kernels.centres.numel(), dim, bias=False)
 
-    def forward(self, x_BN3: Tensor, types_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        r_BNN3 = x_BN3[:, None, :, :] - x_BN3[:, :, None, :]
-        d_BNN = safe_norm(r_BNN3)
-        weight_BNN = cosine_cutoff(d_BNN, self.cutoff) * mask_BN[:, None, :] * mask_BN[:, :, None]
-        u_BNN3 = direction(r_BNN3, DIRECTION_EPS) * weight_BNN[..., None]
-        psi_BNNK = self.kernels(self.affine(d_BNN, types_BN[:, :, None], types_BN[:, None, :]))
-        return self.linear(torch.matmul(u_BNN3.mT, psi_BNNK))
+    def forward(self, edges: Edges, types_BN: Tensor) -> Tensor:
+        types_A = types_BN.flatten()
+        d_E = self.affine(edges.d, types_A[edges.query], types_A[edges.key])
+        u_E3 = direction(edges.r, DIRECTION_EPS) * cosine_cutoff(edges.d, self.cutoff)[:, None]
+        terms_E3K = u_E3[:, :, None] * self.kernels(d_E)[:, None, :]
+        sum_AQ = sum_over_queries(terms_E3K.flatten(1), edges, types_A.numel())  # Q = 3 * K
+        return self.linear(sum_AQ.view(*types_BN.shape, 3, -1))
 
 
 class BondEncoding(nn.Module):
@@ -145,6 +147,25 @@ class StructuralEncoding(nn.Module):
             if symmetric
             else self.of_pairs(d_BNN, types_BN[:, :, None], types_BN[:, None, :])
         )
+        return self.with_graph(bias_BNNH, bond_BNN, path_BNN)
+
+    def of_copies(
+        self,
+        edges: Edges,
+        cutoff: float,
+        types_BN: Tensor,
+        bond_BNN: Tensor | None = None,
+        path_BNN: Tensor | None = None,
+    ) -> Tensor:
+        """The same for all copies of each atom within a cutoff, which falls to no weight smoothly: `nn.neighbours`."""
+        types_A = types_BN.flatten()
+        bias_EH = self.of_pairs(edges.d, types_A[edges.query], types_A[edges.key])
+        b, n = types_BN.shape
+        bias_BNNH = bias_over_copies(bias_EH, cosine_cutoff(edges.d, cutoff), edges, (b, n))
+        return self.with_graph(bias_BNNH, bond_BNN, path_BNN)
+
+    def with_graph(self, bias_BNNH: Tensor, bond_BNN: Tensor | None, path_BNN: Tensor | None) -> Tensor:
+        """Adds the terms of the 2D graph and lays the bias out for `attend`. (B, H, N, N)"""
         if self.bond is not None and bond_BNN is not None:
             bias_BNNH = bias_BNNH + self.bond(bond_BNN)
         if self.path is not None and path_BNN is not None:

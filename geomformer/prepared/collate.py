@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geomformer.errors import DataError
 from geomformer.prepared.gathered import Gathered
+from geomformer.prepared.images import ImageOptions, pairs_of, tokens, with_copies
 from geomformer.records import BOND_FEATURE_SIZES, MAX_PATH, Batch, Record
 
 _FIELDS = (
@@ -25,6 +26,7 @@ _FIELDS = (
     "bond_index",
     "bond_features",
 )
+_OF_CELLS = ("cell", "pbc")
 
 
 @dataclass
@@ -44,29 +46,43 @@ class Sample:
     target_positions: np.ndarray | None = None
 
 
-def collate(samples: Sequence[Sample], *, features: bool = True) -> Batch:
+def collate(samples: Sequence[Sample], *, features: bool = True, images: ImageOptions | None = None) -> Batch:
     """Pads samples to one batch, as `collate_gathered` does.
 
     Args:
         samples: the systems, at least one.
         features: also `atom_features`, `bond_type` and `shortest_path`, where the records have a 2D graph.
+        images: which near pairs and periodic copies the model reads; None for none.
 
     Raises:
         DataError: some of the records have a field and others do not.
     """
-    return collate_gathered(gather_samples(samples), features=features)
+    return collate_gathered(gather_samples(samples), features=features, images=images)
 
 
-def collate_gathered(systems: Gathered, *, features: bool = True) -> Batch:
+def num_tokens(sample: Sample, images: ImageOptions | None) -> int:
+    """Atoms of a sample in a batch, its periodic images included."""
+    record = sample.record
+    if images is None or images.token_cutoff is None or record.tags is None:
+        return len(sample.positions)
+    kept, parent, _ = tokens(sample.positions, record.cell, record.pbc, record.tags, images)
+    return len(kept) + len(parent)
+
+
+def collate_gathered(systems: Gathered, *, features: bool = True, images: ImageOptions | None = None) -> Batch:
     """Pads systems to one batch of B systems and N atoms, N the largest among them.
 
     Args:
         systems: at least one.
         features: also `atom_features`, `bond_type` and `shortest_path`, where the systems have a 2D graph.
+        images: which near pairs and periodic copies the model reads; None for none.
 
     Raises:
         DataError: some of the systems have a field and others do not.
     """
+    copies = None
+    if images is not None and images.token_cutoff is not None:
+        systems, copies = with_copies(systems, images)
     pad = _Padding(systems)
     batch = Batch(
         positions=pad(systems.positions, np.float32),
@@ -81,6 +97,11 @@ def collate_gathered(systems: Gathered, *, features: bool = True) -> Batch:
         targets={name: torch.from_numpy(labels.astype(np.float32)) for name, labels in systems.targets.items()},
         target_positions=None if systems.target_positions is None else pad(systems.target_positions, np.float32),
     )
+    if copies is not None:
+        batch.copies = pad(copies, np.bool_)
+    if images is not None and images.pair_cutoff is not None:
+        pairs, shifts = pairs_of(systems, images.pair_cutoff, periodic=copies is None)
+        batch.pairs, batch.pair_shifts = torch.from_numpy(pairs), torch.from_numpy(shifts.astype(np.float32))
     if features:
         batch.atom_features = pad.field("atom_features", np.int64)
         if batch.atom_features is not None:
@@ -133,11 +154,12 @@ def gather_samples(samples: Sequence[Sample]) -> Gathered:
     records = [sample.record for sample in samples]
     fields: dict[str, np.ndarray] = {}
     lacking: dict[str, str] = {}
-    for name in _FIELDS:
+    for name in (*_FIELDS, *_OF_CELLS):
         values = [getattr(record, name) for record in records]
         known = [value for value in values if value is not None]
         if len(known) == len(records):
-            fields[name] = np.concatenate(known, axis=1 if name == "bond_index" else 0)
+            join = np.stack if name in _OF_CELLS else np.concatenate
+            fields[name] = join(known, axis=1 if name == "bond_index" else 0)
         elif known:
             lacking[name] = next(record.id for record, value in zip(records, values, strict=True) if value is None)
     bonds = [record.bond_index for record in records if record.bond_index is not None]

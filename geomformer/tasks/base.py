@@ -24,9 +24,15 @@ class Scaling:
 
 
 class Task(Protocol):
-    """One prediction problem: inputs and augmentation, targets, losses."""
+    """One prediction problem: inputs and augmentation, targets, losses.
+
+    Attributes:
+        targets: scalars per system; may be empty.
+        vectors: vectors per atom that are an answer and no mere auxiliary, by name ("positions").
+    """
 
     targets: tuple[str, ...]
+    vectors: tuple[str, ...]
 
     def training_inputs(self, systems: Gathered, rngs: Sequence[np.random.Generator]) -> Gathered:
         """Draws one (augmented) input of every system.
@@ -44,6 +50,9 @@ class Task(Protocol):
 
     def predictions(self, output: ModelOutput) -> dict[str, Tensor]:
         """Predictions per system (B,), in the unit of each target."""
+
+    def vector_predictions(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """Predictions per atom (B, N, 3) for every name in `vectors`."""
 
 
 def has_reference(record: Record) -> bool:

@@ -22,6 +22,7 @@ from geomformer.prepared.collate import Sample
 from geomformer.prepared.gathered import Gathered
 from geomformer.records import Batch, Record
 from geomformer.tasks.base import Scaling, between
+from geomformer.tasks.scalars import ScalarTargets
 
 MIXTURE_SHARE = (0.4, 0.6)
 """Range of the conformer's share in a mixture with the noised reference."""
@@ -30,17 +31,12 @@ MIXTURE_SHARE = (0.4, 0.6)
 class GapTask:
     """Scalars per molecule by L1, plus positions and pair distances of the reference geometry where there is one."""
 
+    vectors: tuple[str, ...] = ()
+
     def __init__(self, config: TaskConfig, scaling: Mapping[str, Scaling]) -> None:
         self.config = config
         self.targets = config.targets
-        self.mean = torch.tensor([scaling[target].mean for target in config.targets])
-        self.scale = torch.tensor([scaling[target].scale for target in config.targets])
-
-    def scaling_like(self, scalars: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scale where the scalars are; they move once, since a copy to a GPU would make every step wait."""
-        if self.mean.device != scalars.device or self.mean.dtype != scalars.dtype:
-            self.mean, self.scale = self.mean.to(scalars), self.scale.to(scalars)
-        return self.mean, self.scale
+        self.scalars = ScalarTargets(config.targets, scaling)
 
     def training_inputs(self, systems: Gathered, rngs: Sequence[np.random.Generator]) -> Gathered:
         positions = np.empty(systems.positions.shape, np.float32)
@@ -81,17 +77,13 @@ class GapTask:
         return [Sample(record, index, centred(positions), None) for positions in record.positions[:max_conformers]]
 
     def predictions(self, output: ModelOutput) -> dict[str, Tensor]:
-        if output.scalars is None:
-            raise ValueError("the gap task needs a model with scalar targets (model.num_scalars)")
-        mean, scale = self.scaling_like(output.scalars)
-        values = output.scalars * scale + mean
-        return dict(zip(self.targets, values.unbind(-1), strict=True))
+        return self.scalars.predictions(output)
+
+    def vector_predictions(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        return {}
 
     def losses(self, output: ModelOutput, batch: Batch, progress: float) -> dict[str, Tensor]:
-        losses = {}
-        for target, prediction in self.predictions(output).items():
-            error = (prediction - batch.targets[target]).abs()
-            losses[target] = torch.where(error.isnan(), 0.0, error).sum()
+        losses = self.scalars.losses(output, batch)
         total = torch.stack(list(losses.values())).sum()
         weights = between(self.config.position_weight, progress), between(self.config.distance_weight, progress)
         if any(weights) and batch.target_positions is not None and output.vectors is not None:

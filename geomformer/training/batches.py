@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from geomformer.prepared.collate import collate_gathered
+from geomformer.prepared.images import ImageOptions
 from geomformer.prepared.sampler import AtomBudgetSampler
 from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch
@@ -20,10 +21,17 @@ class EpochBatches(Dataset[Batch]):
     """The batches of one epoch, each made on demand from (seed, epoch, row) alone, so that workers change nothing."""
 
     def __init__(
-        self, split: PreparedSplit, task: Task, rows: Sequence[np.ndarray], seed: int, epoch: int, features: bool
+        self,
+        split: PreparedSplit,
+        task: Task,
+        rows: Sequence[np.ndarray],
+        seed: int,
+        epoch: int,
+        features: bool,
+        images: ImageOptions | None = None,
     ) -> None:
         self.split, self.task, self.rows = split, task, rows
-        self.seed, self.epoch, self.features = seed, epoch, features
+        self.seed, self.epoch, self.features, self.images = seed, epoch, features, images
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -34,7 +42,7 @@ class EpochBatches(Dataset[Batch]):
         counts = self.split.num_conformers(rows).tolist()
         conformer = np.array([rng.integers(count) for rng, count in zip(rngs, counts, strict=True)], np.int64)
         systems = self.task.training_inputs(self.split.gather(rows, conformer), rngs)
-        return collate_gathered(systems, features=self.features)
+        return collate_gathered(systems, features=self.features, images=self.images)
 
 
 def training_batches(
@@ -46,10 +54,11 @@ def training_batches(
     first: int,
     *,
     features: bool,
+    images: ImageOptions | None = None,
     workers: int,
 ) -> Iterator[Batch]:
     """Batches of `epoch`, from number `first` on. The number of workers changes no value and no generator."""
-    batches = EpochBatches(split, task, sampler.batches(epoch), seed, epoch, features)
+    batches = EpochBatches(split, task, sampler.batches(epoch), seed, epoch, features, images)
     numbers = range(first, len(batches))
     if workers == 0:
         return (batches[number] for number in numbers)

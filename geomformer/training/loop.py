@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from geomformer.config.run import RunConfig
 from geomformer.errors import GeomformerError, Interrupted
 from geomformer.evaluation.metrics import metric_key
+from geomformer.evaluation.structures import DISTANCE
 from geomformer.inference.averaging import InferenceSettings
+from geomformer.prepared.images import ImageOptions, most_tokens
 from geomformer.prepared.sampler import AtomBudgetSampler
 from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch
@@ -27,7 +29,7 @@ from geomformer.training.run_folder import RunFolder
 from geomformer.training.schedule import build_optimizer, learning_rate
 from geomformer.training.signals import StopRequest
 from geomformer.training.trackers import build_trackers
-from geomformer.training.validation import validation_errors
+from geomformer.training.validation import validation_values
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +78,9 @@ class Trainer:
         self.raw_model = model
         self.model, self.optimizer = fabric.setup(model, build_optimizer(config.optim, model))
         self.average = WeightAverage(model, config.train.ema_decay)
+        self.images = ImageOptions.of(config.model, training=True)
         self.sampler = AtomBudgetSampler(
-            train.num_atoms,
+            most_tokens(train.num_atoms, self.images),
             batch_size=max(1, config.data.batch_size // fabric.world_size),
             max_atoms=config.data.batch_atoms,
             seed=config.train.seed,
@@ -90,6 +93,10 @@ class Trainer:
         self.validate_every = config.train.validate_every or self.steps_per_epoch
         self.checkpoint_every = config.train.checkpoint_every or self.validate_every
         self.features = config.model.reads_graph
+        self.score_key = DISTANCE
+        if task.targets:
+            answer = config.task.answer or task.targets[0]
+            self.score_key = metric_key(answer, "mae", units[answer])
         self.position = Position()
         self.sums: dict[str, Tensor] = {}
         self.stop = StopRequest()
@@ -121,6 +128,7 @@ class Trainer:
             self.position.epoch,
             self.position.batch,
             features=self.features,
+            images=self.images,
             workers=self.config.data.workers,
         )
         waiting = time.perf_counter()
@@ -226,8 +234,7 @@ class Trainer:
                 values = self.validation_values(self.raw_model)
         values = self.fabric.broadcast(values)
         self.write("metrics.jsonl", step, {f"valid/{name}": value for name, value in values.items()})
-        answer = self.config.task.answer or self.task.targets[0]
-        score = values.get(metric_key(answer, "mae", self.units[answer]), next(iter(values.values())))
+        score = float(values.get(self.score_key, next(iter(values.values()))))
         if not math.isfinite(score):
             raise GeomformerError(
                 f"Training has diverged: the validation error is {score} after step {step}.",
@@ -238,14 +245,8 @@ class Trainer:
         return improved
 
     def validation_values(self, model: nn.Module) -> dict[str, float]:
-        """Mean absolute error of each target over the valid split: conformers averaged, and the first one alone."""
-        values = {}
-        for target, (averaged, single) in validation_errors(
-            model, self.task, self.valid, self.inference_settings()
-        ).items():
-            values[metric_key(target, "mae", self.units[target])] = averaged
-            values[metric_key(target, "mae_single_conformer", self.units[target])] = single
-        return values
+        """Metrics of the valid split."""
+        return validation_values(model, self.task, self.valid, self.units, self.inference_settings())
 
     def projected_seconds(self) -> float:
         """Time of the remaining steps, from one gradient of the next batch; nothing is changed by it."""
@@ -258,6 +259,7 @@ class Trainer:
             self.position.epoch,
             len(rows) // 2,
             features=self.features,
+            images=self.images,
             workers=0,
         )
         cuda = self.fabric.device.type == "cuda"
@@ -276,7 +278,10 @@ class Trainer:
 
     def inference_settings(self) -> InferenceSettings:
         data = self.config.data
-        return InferenceSettings(data.valid_conformers, data.batch_atoms, self.features, str(self.fabric.device))
+        images = ImageOptions.of(self.config.model)
+        return InferenceSettings(
+            data.valid_conformers, data.batch_atoms, self.features, images, str(self.fabric.device)
+        )
 
     def checkpoint(self, best: bool) -> None:
         if self.fabric.is_global_zero:

@@ -25,7 +25,8 @@ from geomformer.models import build_model
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.sampler import padding_waste
 from geomformer.prepared.split import PreparedSplit
-from geomformer.tasks import build_task
+from geomformer.records import Record
+from geomformer.tasks import CATALYST, build_task, measured_scalings
 from geomformer.tasks.base import Scaling, has_reference, scalings
 from geomformer.training.loop import Report, Trainer
 from geomformer.training.run_folder import RunFolder
@@ -88,9 +89,11 @@ def train(
     check_writable(models)
     folder = RunFolder(out, resume)
     statistics, units = target_statistics(dataset, config.task.targets)
-    scaling = scalings(statistics, config.task.targets)
-    task = build_task(config.task, scaling)
     train_split, valid_split = (usable_split(dataset, config, key) for key in ("train_split", "valid_split"))
+    measured = measured_scalings(config.task, train_split, config.train.seed)
+    scaling = scalings(statistics, config.task.targets) | measured
+    units |= dict.fromkeys(measured, "angstrom")
+    task = build_task(config.task, scaling)
     fabric = launched_fabric(config, device, devices, num_nodes)
     # The default name holds the time, which differs between ranks.
     folder.path = Path(fabric.broadcast(str(folder.path)))
@@ -204,7 +207,12 @@ def usable_split(dataset: PreparedDataset, config: RunConfig, key: str) -> Prepa
     if len(split) == 0:
         raise DataError(f"Split '{split.name}' of {dataset.path} has no rows.", f"Choose with --set data.{key}=NAME.")
     check_labels(split, config.task.targets)
-    first = split[0]
+    check_fields(dataset, config, split[0])
+    return split
+
+
+def check_fields(dataset: PreparedDataset, config: RunConfig, first: Record) -> None:
+    """Refuses a dataset whose records lack what the model reads (ConfigError) or the task trains on (DataError)."""
     if config.model.reads_graph and first.atom_features is None:
         raise ConfigError(
             f"The model reads the 2D graph, {dataset.path} has none.",
@@ -215,7 +223,12 @@ def usable_split(dataset: PreparedDataset, config: RunConfig, key: str) -> Prepa
             f"task.input_geometry is 'reference', {dataset.path} has generated conformers only.",
             "Prepare it with its reference geometries, or set task.input_geometry=conformer.",
         )
-    return split
+    if config.task.name in CATALYST and (first.tags is None or first.target_positions is None):
+        lacks = "tags" if first.tags is None else "relaxed structures"
+        raise DataError(
+            f"Task {config.task.name} needs systems with tags and relaxed structures, {dataset.path} has no {lacks}.",
+            "Name an OC20 dataset with --data.",
+        )
 
 
 def prepare_folder(
@@ -283,7 +296,7 @@ def start_line(trainer: Trainer, dataset: PreparedDataset, model: nn.Module, fol
         "dataset": str(dataset.path),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "rows": len(trainer.train_split),
-        "padding": padding_waste(trainer.train_split.num_atoms, trainer.sampler.batches(trainer.position.epoch)),
+        "padding": padding_waste(trainer.sampler.num_atoms, trainer.sampler.batches(trainer.position.epoch)),
         "max_steps": trainer.max_steps,
         "step": trainer.position.step,
         "seconds": trainer.projected_seconds(),

@@ -14,7 +14,9 @@ from geomformer.config.run import RunConfig
 from geomformer.elements import SYMBOLS
 from geomformer.prepared.collate import collate
 from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.images import ImageOptions
 from geomformer.records import Batch
+from geomformer.tasks import CATALYST
 from geomformer.tasks.base import Scaling
 from geomformer.training.loop import Trainer
 
@@ -50,13 +52,13 @@ def save(
                 mean=scaling[target].mean,
                 scale=scaling[target].scale,
             )
-            for target in config.task.targets
+            for target in (*config.task.targets, *trainer.task.vectors)
         ],
         inputs=Inputs(
-            hydrogens=bool(chemistry.get("hydrogens", False)),
+            hydrogens=bool(chemistry.get("hydrogens", config.task.name in CATALYST)),
             geometry=config.task.input_geometry,
             features=config.model.reads_graph,
-            periodic=False,
+            periodic=config.model.images != "none",
         ),
         elements={SYMBOLS[int(number)]: count for number, count in counts.items() if int(number) in SYMBOLS},
         dataset={"name": manifest["dataset"], "fingerprint": dataset.fingerprint, "rows": dataset.splits},
@@ -74,4 +76,4 @@ def selftest_batch(trainer: Trainer, config: RunConfig) -> Batch:
         trainer.task.inference_samples(trainer.valid[int(row)], position, 1)[0]
         for position, row in enumerate(itertools.islice(middle, SELFTEST_SYSTEMS))
     ]
-    return collate(samples, features=config.model.reads_graph)
+    return collate(samples, features=config.model.reads_graph, images=ImageOptions.of(config.model))

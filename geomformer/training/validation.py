@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 from torch import nn
 
 from geomformer.errors import DataError
+from geomformer.evaluation.metrics import metric_key
+from geomformer.evaluation.structures import DISTANCE, mean_scores, structure_scores
 from geomformer.inference.averaging import InferenceSettings, predict_records
 from geomformer.prepared.split import PreparedSplit
 from geomformer.tasks.base import Task
+from geomformer.tasks.catalyst import POSITIONS
 
 
-def validation_errors(
-    model: nn.Module, task: Task, split: PreparedSplit, settings: InferenceSettings
-) -> dict[str, tuple[float, float]]:
-    """By target: mean absolute error of the conformer average, and of the first conformer alone.
+def validation_values(
+    model: nn.Module, task: Task, split: PreparedSplit, units: Mapping[str, str], settings: InferenceSettings
+) -> dict[str, float]:
+    """Metrics of a split by their names.
+
+    Of each target the mean absolute error of the conformer average, and of the first conformer alone where there are
+    several; of relaxed structures the scores of `evaluation.structures`.
 
     Raises:
         DataError: the split has no label of any target.
     """
     labels = check_labels(split, task.targets)
-    averaged: dict[str, list[float]] = {target: [] for target in labels}
-    single: dict[str, list[float]] = {target: [] for target in labels}
+    scores: list[dict[str, float]] = []
     for prediction in predict_records(model, task, enumerate(split), settings):
+        found = {}
         for target, values in labels.items():
-            label = values[prediction.index]
+            label, predicted = values[prediction.index], prediction.values[target]
             if not np.isnan(label):
-                averaged[target].append(abs(prediction.mean(target) - label))
-                single[target].append(abs(float(prediction.values[target][0]) - label))
-    return {target: (float(np.mean(averaged[target])), float(np.mean(single[target]))) for target in labels}
+                found[metric_key(target, "mae", units[target])] = absolute(predicted.mean() - label)
+            if not np.isnan(label) and settings.max_conformers > 1:
+                found[metric_key(target, "mae_single_conformer", units[target])] = absolute(predicted[0] - label)
+        if POSITIONS in prediction.vectors:
+            positions = prediction.vectors[POSITIONS][0]
+            finite = np.isfinite(positions).all()
+            found |= structure_scores(split[prediction.index], positions) if finite else {DISTANCE: math.inf}
+        scores.append(found)
+    return mean_scores(scores)
+
+
+def absolute(error: float) -> float:
+    """Its absolute value, infinite for a prediction that is no number."""
+    return math.inf if math.isnan(error) else abs(float(error))
 
 
 def check_labels(split: PreparedSplit, targets: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Labels (R,) of the targets that have any in the split.
 
     Raises:
-        DataError: none has.
+        DataError: there are targets and none has.
     """
     labels = {target: split.target(target) for target in targets}
     found = {target: values for target, values in labels.items() if not np.isnan(values).all()}
-    if not found:
+    if targets and not found:
         raise DataError(
             f"Expected labels of {', '.join(targets)} in split '{split.name}', found none in its {len(split)} rows.",
             "Choose another split with --set data.train_split=NAME or --set data.valid_split=NAME.",

@@ -22,10 +22,21 @@ EXAMPLES = (
     "Examples:\n\n"
     "geomformer evaluate --task gap --model gap-geomformer --data qm9 --split test\n\n"
     "geomformer evaluate --model models/mine/2 --data data/prepared/mine --json\n\n"
-    "geomformer evaluate --data pcqm4mv2 --split test-dev --submission submission"
+    "geomformer evaluate --task is2re --model is2re-geomformer --data oc20\n\n"
+    "geomformer evaluate --data pcqm4mv2 --split test-dev --submission submission\n\n"
+    "geomformer evaluate --model is2re-geomformer --data oc20 --submission submission"
 )
 _METRICS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "ewt": "EwT", "adwt": "ADwT", "r2": "R2"}
 _SINGLE = "single_conformer"
+_CATALYSTS = {
+    "energy_mae_ev": ("energy MAE", "ev"),
+    "energy_ewt_percent": ("EwT", "percent"),
+    "positions_adwt_percent": ("ADwT", "percent"),
+    "positions_distance_angstrom": ("mean distance of free atoms", "angstrom"),
+    "positions_adwt_all_atoms_percent": ("looser reading of ADwT: all atoms", "percent"),
+    "positions_adwt_mae_percent": ("looser reading of ADwT: coordinate MAE", "percent"),
+}
+"""Rows of the table of catalysts, in their order: name and unit by key."""
 
 
 Task = Annotated[
@@ -63,8 +74,8 @@ Out = Annotated[
 Submission = Annotated[
     Path | None,
     typer.Option(
-        help="Folder or .npz file for the predictions of test-dev and test-challenge of PCQM4Mv2, in the form that "
-        "OGB-LSC takes; nothing is evaluated.",
+        help="Folder or .npz file for the predictions of test splits, in the form that leaderboards take: test-dev and "
+        "test-challenge of PCQM4Mv2 (OGB-LSC), or the four test splits of OC20; nothing is evaluated.",
         show_default="none",
         rich_help_panel=OUTPUT,
     ),
@@ -88,6 +99,8 @@ def evaluate(
     """Measure how well a trained model predicts a prepared dataset.
 
     Prints the errors of every split with their units, and writes metrics.json and plots.
+
+    For catalysts (is2re, is2rs) the mean train energy and unmoved atoms are judged beside the model.
     """
     from geomformer import api
     from geomformer.artifacts.store import load_artifact
@@ -117,6 +130,8 @@ def evaluate(
         )
     if json:
         console.result_json(metrics)
+    elif "baselines" in metrics:
+        _show_catalysts(metrics)
     else:
         _show(metrics)
     console.message(f"Written: metrics.json and plots in {folder}")
@@ -134,17 +149,34 @@ def _check_alone(others: Mapping[str, object]) -> None:
 
 
 def _submit(predictor: Predictor, dataset: PreparedDataset, out: Path, splits: Sequence[str], json: bool) -> None:
-    from geomformer.evaluation.submission import write_submissions
+    from geomformer.tasks import CATALYST
 
     console.message(f"Model {predictor.manifest.reference}, dataset {dataset.path}")
     with console.progress("evaluate") as progress:
-        files = write_submissions(predictor, dataset, out, splits=splits, progress=progress)
+        if predictor.manifest.task in CATALYST:
+            from geomformer.evaluation.submission_oc20 import write_submission
+
+            _check_no_splits(splits)
+            files = write_submission(predictor, dataset, out, progress=progress)
+        else:
+            from geomformer.evaluation.submission import write_submissions
+
+            files = write_submissions(predictor, dataset, out, splits=splits, progress=progress)
     if json:
         names = {name: str(path) for name, path in files.items()}
         console.result_json({"model": predictor.manifest.reference, "dataset": str(dataset.path), "submission": names})
     else:
         for path in files.values():
             console.result(str(path))
+
+
+def _check_no_splits(splits: Sequence[str]) -> None:
+    from geomformer.errors import ConfigError
+
+    if splits:
+        raise ConfigError(
+            f"A submission for OC20 holds all its four test splits, found --split {splits[0]}.", "Leave --split out."
+        )
 
 
 def _check_task(task: str | None, artifact: Artifact) -> None:
@@ -171,6 +203,33 @@ def _show(metrics: dict[str, Any]) -> None:
         name, unit = describe(key)
         rows.append([name, unit, *(_number(values.get(key)) for values in splits.values())])
     console.result_table(["metric", "unit", *splits], rows, numbers=range(2, 2 + len(splits)))
+
+
+def _show_catalysts(metrics: dict[str, Any]) -> None:
+    """A line per metric and method: the model, then what needs none; a column per split, then their plain mean."""
+    from geomformer.evaluation.catalysts import SPLIT_LABELS
+
+    baselines = {name.replace("_", " "): values for name, values in metrics["baselines"].items()}
+    methods = {metrics["model"]: metrics, **baselines}
+    splits = list(metrics["splits"])
+    mean = ["AVG"] if len(splits) > 1 else []
+    rows = [["systems", "", "", *(_number(metrics["rows"][name]) for name in splits), *("" for _ in mean)]]
+    for key in _catalyst_keys(metrics):
+        name, unit = (_CATALYSTS[key][0], unit_label(_CATALYSTS[key][1])) if key in _CATALYSTS else describe(key)
+        for method, found in methods.items():
+            values = [found["splits"].get(split, {}).get(key) for split in splits]
+            values += [found["average"].get(key)] if mean else []
+            if any(value is not None for value in values):
+                rows.append([name, unit, method, *map(_number, values)])
+    columns = ["metric", "unit", "method", *(SPLIT_LABELS.get(name, name) for name in splits), *mean]
+    console.result_table(columns, rows, numbers=range(3, len(columns)))
+
+
+def _catalyst_keys(metrics: dict[str, Any]) -> list[str]:
+    """Those of `_CATALYSTS`, then the mean errors of other targets; squared errors are in the JSON."""
+    found = dict.fromkeys(key for values in metrics["splits"].values() for key in values)
+    others = [key for key in found if key not in _CATALYSTS and not {"rmse", "mse"} & set(key.split("_"))]
+    return [key for key in _CATALYSTS if key in found] + others
 
 
 def describe(key: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "Examples:\n\n"
     "geomformer train --task gap --data qm9\n\n"
+    "geomformer train --task is2rs --sample\n\n"
     "geomformer train --preset gap-paper --device cuda --devices 4\n\n"
     "geomformer train --task gap --data data/prepared/mine --init gap-geomformer --set train.epochs=5\n\n"
     "geomformer train --out runs/gap-20250101-120000 --resume"
@@ -51,6 +52,10 @@ Data = Annotated[
     str | None,
     typer.Option(help="Prepared dataset: its name or folder.", show_default="the preset's", rich_help_panel=INPUT),
 ]
+Sample = Annotated[
+    bool,
+    typer.Option("--sample", help="Train on the small set that comes with geomformer.", rich_help_panel=INPUT),
+]
 Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/TASK-TIME", rich_help_panel=OUTPUT)]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.", rich_help_panel=OUTPUT)]
 Name = Annotated[
@@ -69,6 +74,7 @@ def train(
     init: Init = None,
     seed: Seed = None,
     data: Data = None,
+    sample: Sample = False,
     data_root: DataRoot = None,
     out: Out = None,
     resume: Resume = False,
@@ -84,7 +90,7 @@ def train(
     from geomformer import api
     from geomformer.errors import Interrupted
 
-    settings = _settings(task, preset, config, set_ or [], data, seed, out if resume else None)
+    settings = _settings(task, preset, config, set_ or [], data, seed, out if resume else None, sample)
     if _other_rank():
         console.settings.quiet = True
     with console.progress("train", "steps") as progress:
@@ -121,6 +127,7 @@ def _settings(
     data: str | None,
     seed: int | None,
     resumed: Path | None,
+    sample: bool,
 ) -> RunConfig:
     """The configuration that the options describe. A resumed run has its own unless another is named."""
     from geomformer.config.load import load_config
@@ -141,7 +148,22 @@ def _settings(
     settings = load_config(source or f"{task}-small", [*overrides, *named])
     if task is not None and settings.task.name != task:
         raise ConfigError(f"--task {task} does not fit '{source}', which is for task {settings.task.name}.")
-    return settings
+    return _on_sample(settings, data) if sample else settings
+
+
+def _on_sample(settings: RunConfig, data: str | None) -> RunConfig:
+    from geomformer.errors import ConfigError
+    from geomformer.samples import SAMPLES
+
+    if data is not None:
+        raise ConfigError(f"--sample names a dataset, and so does --data {data}.", "Leave one of them out.")
+    if settings.task.name not in SAMPLES:
+        raise ConfigError(
+            f"Task {settings.task.name} has no sample; {' and '.join(SAMPLES)} have.",
+            "Prepare a dataset with `geomformer preprocess`, and name it with --data.",
+        )
+    dataset = settings.data.model_copy(update={"dataset": SAMPLES[settings.task.name]})
+    return settings.model_copy(update={"data": dataset})
 
 
 def _continuation(run: str, settings: RunConfig, flags: dict[str, Any]) -> str:

@@ -55,6 +55,7 @@ OPTIONS = {
         "--out",
         "--preset",
         "--resume",
+        "--sample",
         "--seed",
         "--set",
         "--task",

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 LEVELS = (
     ("errors",),
     ("nn", "records", "units", "elements", "config", "devices", "executors", "files"),
-    ("tasks", "models", "prepared", "io", "chem"),
+    ("tasks", "models", "prepared", "io", "chem", "samples"),
     ("training", "inference", "evaluation", "artifacts", "datasets"),
     ("api", "benchmark", "integrations"),
     ("cli",),
@@ -36,7 +36,7 @@ ALLOWED = {
 
 FORBIDDEN_IN_NN = ("pydantic", "yaml", "rdkit", "ase", "pyarrow", "geomformer.config")
 
-WITHOUT_TORCH = ("records", "files", "executors", "units", "elements", "errors", "chem", "io", "cli")
+WITHOUT_TORCH = ("records", "files", "executors", "units", "elements", "errors", "chem", "io", "samples", "cli")
 """Components that worker processes or `geomformer --help` load."""
 
 

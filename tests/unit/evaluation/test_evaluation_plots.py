@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geomformer.evaluation.plots import MAX_POINTS, error_plot, parity_plot
+from geomformer.evaluation.plots import MAX_POINTS, error_plot, parity_plot, threshold_plot
+from geomformer.evaluation.structures import THRESHOLDS, within_thresholds
 
 
 @pytest.mark.parametrize("n", [1, 50, MAX_POINTS + 1])
@@ -40,6 +41,28 @@ def test_axes_are_equal_and_hold_every_point(tmp_path: Path, monkeypatch: pytest
 def test_perfect_and_constant_predictions_can_be_drawn(tmp_path: Path) -> None:
     parity_plot(tmp_path / "p.png", np.zeros(5), np.zeros(5), "gap", "")
     error_plot(tmp_path / "e.png", np.zeros(5), "gap", "")
+
+
+def test_lines_of_thresholds_have_the_metric_as_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr("geomformer.evaluation.plots._write", lambda figure, path: figures.append(figure))
+    random = np.random.default_rng(1)
+    distances = {name: (random.uniform(0, 0.6, 40), random.uniform(0, 1, 40)) for name in ("ID", "OOD Ads")}
+    distances["ID"][0][:4] = *THRESHOLDS[[0, 7, -1]], np.nan
+    threshold_plot(tmp_path / "adwt.png", distances, THRESHOLDS)
+    lines = figures[0].axes[0].get_lines()
+    for line, values in zip(lines, (values for pair in distances.values() for values in pair), strict=False):
+        expected = np.mean([within_thresholds(value) for value in values[np.isfinite(values)]])
+        assert np.mean(line.get_ydata()) == pytest.approx(expected, rel=1e-12)
+    assert [line.get_linestyle() for line in lines] == ["-", "--", "-", "--", "--"]
+    labels = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+    assert labels[0].startswith("ID: ") and labels[1].startswith("OOD Ads: ") and labels[2] == "no atom moved"
+
+
+def test_a_figure_of_thresholds_is_written(tmp_path: Path) -> None:
+    assert threshold_plot(tmp_path / "adwt.png", {"ID": ([0.1], [0.2])}, THRESHOLDS).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="at least one"):
+        threshold_plot(tmp_path / "none.png", {"ID": ([np.nan], [np.nan])}, THRESHOLDS)
 
 
 def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:

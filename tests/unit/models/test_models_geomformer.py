@@ -27,8 +27,8 @@ def raw_vectors(model: GeoMFormer, batch: Batch) -> tuple[Tensor, Tensor]:
     pair = model.pairs[0]
     assert isinstance(pair, StreamPair)
     inputs = atom_inputs(model.config, batch)
-    bias = model.structural_bias(batch, inputs.types)
-    z_inv, start = pair.embedding(inputs.categories, inputs.numbers), pair.vectors(batch, inputs.types)
+    bias = model.structural_bias(batch, inputs.types, None)
+    z_inv, start = pair.embedding(inputs.categories, inputs.numbers), pair.vectors(batch, inputs.types, None)
     z_equ = start
     for block in pair.blocks:
         z_inv, z_equ = block(z_inv, z_equ, bias, batch.mask)

@@ -20,6 +20,7 @@ from geomformer.nn.encodings import (
     StructuralEncoding,
     mask_keys,
 )
+from geomformer.nn.neighbours import find_edges
 from geomformer.records import BOND_FEATURE_SIZES, MAX_PATH
 
 D, H, K = 12, 3, 7
@@ -139,7 +140,7 @@ def test_centroid_input(centre: bool) -> None:
 def test_neighbour_input() -> None:
     layer = randomise(NeighbourInput(D, 9, GaussianBasis(K), 3.0)).double()
     x, types = 1.5 * torch.randn(2, 5, 3).double(), torch.randint(9, (2, 5))
-    out = layer(x, types, mask())
+    out = layer(find_edges(x, mask(), None, None), types)
     for row, n in enumerate(SIZES):
         expected = plain.neighbour_input(layer, x[row, :n], types[row, :n], DIRECTION_EPS)
         assert relative_error(out[row, :n], expected) < 1e-12
@@ -148,9 +149,10 @@ def test_neighbour_input() -> None:
 def test_neighbour_input_ignores_far_atoms_and_has_full_rank() -> None:
     layer = NeighbourInput(D, 9, GaussianBasis(K), 5.0).double()
     x, types = torch.randn(1, 6, 3).double(), torch.randint(9, (1, 6))
-    near = layer(x[:, :5], types[:, :5], torch.ones(1, 5, dtype=torch.bool))
+    near = layer(find_edges(x[:, :5], torch.ones(1, 5, dtype=torch.bool), None, None), types[:, :5])
     x[0, 5] = 100.0
-    assert torch.allclose(layer(x, types, torch.ones(1, 6, dtype=torch.bool))[:, :5], near, atol=1e-14)
+    far = layer(find_edges(x, torch.ones(1, 6, dtype=torch.bool), None, None), types)
+    assert torch.allclose(far[:, :5], near, atol=1e-14)
     assert (torch.linalg.matrix_rank(near[0]) == 3).all()
 
 

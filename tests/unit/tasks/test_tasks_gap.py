@@ -266,5 +266,5 @@ def test_scaling_comes_from_the_train_split_and_is_one_for_a_constant() -> None:
 
 
 def test_a_task_without_training_says_so() -> None:
-    with pytest.raises(ConfigError, match="trains and evaluates gap only"):
+    with pytest.raises(ConfigError, match="trains and evaluates gap, is2re, is2rs only"):
         build_task(toy_config(task={"name": "nbody", "targets": []}).task, {})
