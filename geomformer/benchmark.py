@@ -7,11 +7,14 @@ times as many (forward, gradient of the input, gradient of the weights).
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,48 +23,73 @@ from geomformer.config.load import load_config
 from geomformer.config.run import RunConfig
 from geomformer.devices import resolve_device
 from geomformer.models import build_model
-from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch
+from geomformer.prepared.collate import Sample, collate
+from geomformer.prepared.images import ADSORBATE, ImageOptions
+from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch, Record
 
 INVARIANT_MAPS, EQUIVARIANT_MAPS = 11, 14
 STEP_PER_FORWARD = 3
 
-CASES = {"gap-small": (64, 18), "gap-medium": (64, 18), "gap-paper": (32, 14), "nbody-paper": (100, 5)}
+CASES = {
+    "gap-small": (64, 18),
+    "gap-medium": (64, 18),
+    "gap-paper": (32, 14),
+    "is2re-small": (8, 78),
+    "nbody-paper": (100, 5),
+}
 """Systems and atoms that each preset is measured with by default."""
 
 DEFAULT_CASE = (32, 18)
 
+SLAB_LAYERS, SLAB_SPACING = 4, 2.6
+"""Layers, and Angstrom between neighbours."""
+
 
 def benchmark_model(
-    presets: Sequence[str] = (), *, device: str = "auto", dtype: str = "float32", repeats: int = 5
+    presets: Sequence[str] = (),
+    *,
+    systems: int | None = None,
+    atoms: Sequence[int] = (),
+    device: str = "auto",
+    dtype: str = "float32",
+    repeats: int = 5,
 ) -> list[dict[str, Any]]:
     """Measures forward pass and training step of presets.
 
     Args:
         presets: names; the small and paper sizes of `CASES` by default.
+        systems: in a batch; `CASES` says how many by default.
+        atoms: of every system; one measurement for each number. `CASES` by default.
         device: "auto", "cpu" or "cuda"; "auto" takes a GPU if there is one.
         dtype: "float32" or "bfloat16" (autocast).
         repeats: rounds; floor, forward and step are measured in turn in each, the median over rounds counts.
 
     Returns:
-        One object per preset: preset, num_layers, embed_dim, systems, atoms, device, dtype, forward_ms,
-        forward_floor_ms, forward_ratio, step_ms, step_ratio, peak_memory_mb (of the process on a CPU, of the device
-        on a GPU).
+        One object per preset and number of atoms: preset, num_layers, embed_dim, systems, atoms, tokens (atoms and
+        periodic images of a system that are rows of its streams), pairs (near pairs of a system, copies included),
+        device, dtype, forward_ms, forward_floor_ms, forward_ratio, step_ms, step_ratio, peak_memory_mb (of the process
+        on a CPU, of the device on a GPU).
 
     Raises:
         ConfigError: no such preset, or this machine has no such device.
     """
     device = resolve_device(device)
-    return [
-        benchmark_preset(preset, *CASES.get(preset, DEFAULT_CASE), device=device, dtype=dtype, repeats=repeats)
-        for preset in presets or CASES
-    ]
+    lines = []
+    for preset in presets or CASES:
+        usual_systems, usual_atoms = CASES.get(preset, DEFAULT_CASE)
+        for count in atoms or (usual_atoms,):
+            case = preset, systems or usual_systems, count
+            lines.append(benchmark_preset(*case, device=device, dtype=dtype, repeats=repeats))
+    return lines
 
 
 def benchmark_preset(preset: str, systems: int, atoms: int, *, device: str, dtype: str, repeats: int) -> dict[str, Any]:
     """Measures one preset on `systems` systems of `atoms` atoms."""
     config = load_config(preset)
+    reset_peak_memory(device)
     model = build_model(config.model).to(device)
     batch = random_batch(config, systems, atoms).to(device)
+    rows = int(batch.mask.sum())
     autocast = torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
     def forward() -> None:
@@ -77,7 +105,7 @@ def benchmark_preset(preset: str, systems: int, atoms: int, *, device: str, dtyp
         torch.stack(outputs).sum().backward()
         model.zero_grad(set_to_none=True)
 
-    products = floor_products(config, systems * atoms, device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    products = floor_products(config, rows, device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     floor_ms, forward_ms, step_ms = medians([products, forward, step], device, repeats)
     return {
         "preset": preset,
@@ -85,6 +113,8 @@ def benchmark_preset(preset: str, systems: int, atoms: int, *, device: str, dtyp
         "embed_dim": config.model.embed_dim,
         "systems": systems,
         "atoms": atoms,
+        "tokens": round(rows / systems),
+        "pairs": 0 if batch.pairs is None else round(batch.pairs.shape[1] / systems),
         "device": device,
         "dtype": dtype,
         "forward_ms": round(forward_ms, 3),
@@ -137,9 +167,21 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def reset_peak_memory(device: str) -> None:
+    """Forgets earlier peaks, where the system can (Linux, CUDA)."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb(device: str) -> float:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
     import resource  # there is none on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -147,7 +189,10 @@ def peak_memory_mb(device: str) -> float:
 
 
 def random_batch(config: RunConfig, systems: int, atoms: int) -> Batch:
-    """Random systems with every input the model may read, the same in every run."""
+    """Random systems with every input the model may read, the same in every run; slabs for models of crystals."""
+    images = ImageOptions.of(config.model, training=True)
+    if images is not None and config.model.tags:
+        return slabs(systems, atoms, images)
     generator = torch.Generator().manual_seed(0)
 
     def integers(high: int, *shape: int) -> Tensor:
@@ -166,3 +211,29 @@ def random_batch(config: RunConfig, systems: int, atoms: int) -> Batch:
         shortest_path=integers(MAX_PATH, atoms),
         tags=integers(3),
     )
+
+
+def slabs(systems: int, atoms: int, images: ImageOptions) -> Batch:
+    """Slabs of four layers with an adsorbate of one atom, periodic along their plane, at the density of a metal."""
+    rng = np.random.default_rng(0)
+    wide = max(1, round((atoms / SLAB_LAYERS) ** 0.5))
+    long = -(-atoms // (SLAB_LAYERS * wide))
+    places = np.stack(np.meshgrid(range(SLAB_LAYERS), range(long), range(wide), indexing="ij"), -1).reshape(-1, 3)
+    sites = SLAB_SPACING * places[:atoms, ::-1]
+    layer = places[:atoms, 0]
+    tags = np.where(np.arange(atoms) == atoms - 1, ADSORBATE, np.where(layer < SLAB_LAYERS // 2, 0, 1))
+    cell = np.diag([SLAB_SPACING * wide, SLAB_SPACING * long, SLAB_SPACING * SLAB_LAYERS + 20.0])
+    samples = []
+    for index in range(systems):
+        positions = (sites + 0.1 * rng.standard_normal(sites.shape)).astype(np.float32)
+        record = Record(
+            id=str(index),
+            positions=positions[None],
+            conformer_source=np.zeros(1, np.uint8),
+            atomic_numbers=rng.integers(20, 80, atoms).astype(np.uint8),
+            cell=cell.astype(np.float32),
+            pbc=np.ones(3, bool),
+            tags=tags.astype(np.int8),
+        )
+        samples.append(Sample(record, index, positions))
+    return collate(samples, features=False, images=images)

@@ -177,7 +177,7 @@ def _fields(name: str, config: RunConfig, targets: Sequence[Target], inputs: Inp
         "task": config.task.name,
         "architecture": config.model.architecture,
         "targets": tuple(targets),
-        "answer": config.task.answer or (targets[0].name if targets else None),
+        "answer": config.task.answer or next(iter(config.task.targets), None),
         "inputs": inputs,
         "software": _software(),
     }

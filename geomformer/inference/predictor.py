@@ -79,7 +79,7 @@ class Predictor:
 
     @property
     def target(self) -> str:
-        return self.manifest.answer or self.task.targets[0]
+        return self.manifest.answer or (*self.task.targets, *self.task.vectors)[0]
 
     @property
     def columns(self) -> dict[str, type]:
@@ -135,7 +135,7 @@ class Predictor:
         seen = ", ".join(f"{SYMBOLS[z]} ({self.manifest.elements.get(SYMBOLS[z], 0)})" for z in unknown)
         return MoleculeError(
             "unsupported_element",
-            f"The model was trained on too few molecules with {seen}; "
+            f"The model was trained on too few examples with {seen}; "
             f"{MIN_MOLECULES_PER_ELEMENT} are needed to trust it.",
         )
 

@@ -1,4 +1,4 @@
-"""Relaxation trajectories, read by ASE: extxyz (also .gz, .xz) with one or many systems, and ASE's own traj."""
+"""Frames of extxyz files (also .gz, .xz) and of ASE's own traj, read by ASE, and the relaxations they hold."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import gzip
 import io
 import lzma
 import re
-import struct
+import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -26,22 +26,22 @@ TRAJECTORY_SUFFIXES = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz", ".extxyz.xz",
 _SYSTEM = re.compile(rb'(?:^|\s)sid=(?:"([^"]*)"|(\S+))')
 _LONGEST_LINE = 2**16
 _MOST_ATOMS = 2**20
-_DAMAGE = (
-    OSError,
-    EOFError,
-    lzma.LZMAError,
-    zlib.error,
-    struct.error,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    MemoryError,
-)
-"""What damaged files make ASE, and the streams below it, raise."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class TextFrame:
+    """One frame of an extxyz file as it stands there.
+
+    Attributes:
+        place: where it begins, in bytes (of the text, decompressed).
+        comment: its second line.
+        text: all of it.
+    """
+
+    place: int
+    comment: bytes
+    text: bytes
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ def relaxations(path: Path) -> Iterator[Relaxation]:
         yield Relaxation(str(path), _system_name(stem), 0, _count_frames(path) - 1)
         return
     found = False
-    for name, frames in groupby(_text_frames(path), key=lambda frame: frame[0]):
-        places = [place for _, place in frames]
+    frames = ((_system_of(frame.comment), frame.place) for frame in text_frames(path))
+    for name, group in groupby(frames, key=lambda frame: frame[0]):
+        places = [place for _, place in group]
         found = True
         yield Relaxation(str(path), _system_name(name or stem), places[0], places[-1])
     if not found:
@@ -99,7 +100,7 @@ def read_relaxation(relaxation: Relaxation) -> dict[str, Any]:
         "pos_relaxed": last.positions,
         "cell": first.cell.array,
         "atomic_numbers": first.numbers,
-        "fixed": _fixed(first),
+        "fixed": fixed_atoms(first),
         "y_init": _energy(first),
         "y_relaxed": _energy(last),
     }
@@ -111,6 +112,11 @@ def _system_name(name: str) -> str:
     return name.removeprefix("random") if re.fullmatch(r"random\d+", name) else name
 
 
+def _system_of(comment: bytes) -> str:
+    match = _SYSTEM.search(comment)
+    return (match[1] or match[2] or b"").decode(errors="replace") if match else ""
+
+
 def _opened(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path))
@@ -119,93 +125,122 @@ def _opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _text_frames(path: Path) -> Iterator[tuple[str, int]]:
-    """Yields the system and the place of every frame of an extxyz file."""
+def text_frames(path: Path, fewest: int = 1) -> Iterator[TextFrame]:
+    """Yields the frames of an extxyz file, one in memory at a time.
+
+    Args:
+        path: the file.
+        fewest: atoms that a frame must have.
+
+    Raises:
+        DataError: the file does not begin with a frame, ends early or is damaged; after the frames before that place.
+    """
     place = row = 0
     try:
         with _opened(path) as handle:
             while (line := handle.readline(_LONGEST_LINE)).strip():
-                start = place
                 count = int(line)
-                if not 0 < count <= _MOST_ATOMS:
+                if not fewest <= count <= _MOST_ATOMS:
                     raise ValueError(f"a frame of {count} atoms")
-                comment = handle.readline(_LONGEST_LINE)
-                place += len(line) + len(comment)
+                lines = [line, handle.readline(_LONGEST_LINE)]
                 for _ in range(count):
-                    atom = handle.readline(_LONGEST_LINE)
-                    if not atom.strip():
+                    lines.append(handle.readline(_LONGEST_LINE))
+                    if not lines[-1].strip():
                         raise EOFError(f"the frame at line {row + 1} ends early")
-                    place += len(atom)
+                yield TextFrame(place, lines[1], text := b"".join(lines))
+                place += len(text)
                 row += count + 2
-                match = _SYSTEM.search(comment)
-                yield (match[1] or match[2] or b"").decode(errors="replace") if match else "", start
             while line:
                 if line.strip():
                     raise ValueError("a frame after an empty line")
                 line = handle.readline(_LONGEST_LINE)
     except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
-        raise DataError(f"Expected an extxyz trajectory in {path}, found at line {row + 1}: {error}.") from error
+        raise DataError(f"Expected frames of extxyz in {path}, found at line {row + 1}: {error}.") from error
 
 
-def _count_frames(path: Path) -> int:
-    with _trajectory(path) as reader:
-        if not len(reader):
-            raise DataError(f"Expected frames in {path}, found none.", "Fetch it again.")
-        return len(reader)
+def read_frame(text: bytes, path: Path) -> Atoms:
+    """Returns the structure of one extxyz frame (DataError: it is damaged)."""
+
+    def read() -> Atoms:
+        from ase.io.extxyz import read_extxyz
+
+        return next(read_extxyz(io.StringIO(text.decode())))
+
+    return by_ase(read, path)
 
 
 @contextlib.contextmanager
-def _trajectory(path: Path) -> Iterator[Any]:
-    """Opens an ASE trajectory; its damage, also when it is read, is a `DataError`."""
-    try:
+def trajectory(path: Path) -> Iterator[Any]:
+    """Opens an ASE trajectory: an object with a length, whose items are to be read through `by_ase`.
+
+    Raises:
+        DataError: it is damaged, something else, or has no frames.
+    """
+
+    def opened() -> Any:
         from ase.io.trajectory import TrajectoryReader
-        from ase.io.ulm import InvalidULMFileError
-    except ImportError as error:
-        raise _no_ase(error) from error
+
+        return TrajectoryReader(handle)
+
+    with by_ase(lambda: path.open("rb"), path) as handle:
+        reader = by_ase(opened, path)
+        if not by_ase(lambda: len(reader), path):
+            raise DataError(f"Expected frames in {path}, found none.", "Fetch it again.")
+        yield reader
+
+
+def by_ase(read: Callable[[], _T], path: Path) -> _T:
+    """Runs a reader of ASE on what is in a file. Its warnings are dropped: what matters is checked afterwards.
+
+    Raises:
+        DataError: whatever ASE raised; the cause is kept.
+        ConfigError: ASE is not installed.
+    """
     try:
-        with path.open("rb") as handle:
-            yield TrajectoryReader(handle)
-    except (*_DAMAGE, InvalidULMFileError) as error:
-        raise _damaged(path, error) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read()
+    except ImportError as error:
+        raise ConfigError("Reading structures needs the package ase.", "Run: pip install ase") from error
+    except Exception as error:  # damaged files make ASE, and what it builds on, raise many types
+        raise DataError(
+            f"Expected a trajectory or structure in {path}, found something else or a damaged one: {error}."
+        ) from error
+
+
+def _count_frames(path: Path) -> int:
+    with trajectory(path) as reader:
+        return len(reader)
 
 
 def _frame(relaxation: Relaxation, place: int) -> Atoms:
     path = Path(relaxation.path)
     if path.suffix == ".traj":
-        with _trajectory(path) as reader:
-            return reader[place]
-    try:
-        from ase.io.extxyz import XYZError, read_extxyz
-    except ImportError as error:
-        raise _no_ase(error) from error
-    try:
+        with trajectory(path) as reader:
+            return by_ase(lambda: reader[place], path)
+
+    def lines() -> bytes:
         with _opened(path) as handle:
             handle.seek(place)
             count = handle.readline(_LONGEST_LINE)
-            lines = [count, *(handle.readline(_LONGEST_LINE) for _ in range(int(count) + 1))]
-        return next(read_extxyz(io.StringIO(b"".join(lines).decode())))
-    except (*_DAMAGE, XYZError) as error:
-        raise _damaged(path, error) from error
+            return b"".join([count, *(handle.readline(_LONGEST_LINE) for _ in range(int(count) + 1))])
+
+    return read_frame(by_ase(lines, path), path)
 
 
-def _fixed(atoms: Atoms) -> np.ndarray:
-    from ase.constraints import FixAtoms
+def fixed_atoms(atoms: Atoms) -> np.ndarray:
+    """Returns which atoms may not move in any direction. (N,) bool"""
+    from ase.constraints import FixAtoms, FixCartesian, FixScaled
 
     fixed = np.zeros(len(atoms), bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
             fixed[constraint.index] = True
+        elif isinstance(constraint, FixCartesian | FixScaled) and np.all(constraint.mask):
+            fixed[constraint.get_indices()] = True
     return fixed
 
 
 def _energy(atoms: Atoms) -> float:
     results = atoms.calc.results if atoms.calc is not None else {}
     return float(results.get("energy", np.nan))
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"Expected a trajectory in {path}, found something else or a damaged one: {error}.")
-
-
-def _no_ase(error: ImportError) -> ConfigError:
-    return ConfigError("Reading trajectories needs the package ase.", "Run: pip install ase")

@@ -13,6 +13,12 @@ from geomformer_cli.options import MACHINE, MODEL, Device, Json
 
 app = typer.Typer(help="Measure how fast models run on this machine.", no_args_is_help=True)
 
+EXAMPLES = (
+    "Examples:\n\n"
+    "geomformer benchmark model --preset gap-small --device cpu\n\n"
+    "geomformer benchmark model --preset is2re-small --systems 4 --atoms 40 --atoms 80 --atoms 160"
+)
+
 
 class Precision(StrEnum):
     FLOAT32 = "float32"
@@ -24,13 +30,23 @@ def benchmark() -> None:
     """Measure how fast models run on this machine."""
 
 
-@app.command("model", epilog="Example:\n\ngeomformer benchmark model --preset gap-small --device cpu")
+@app.command("model", epilog=EXAMPLES)
 @guarded("")
 def model(
     preset: Annotated[
         list[str] | None,
         typer.Option(
             help="Preset to measure; may be repeated.", show_default="small and paper sizes", rich_help_panel=MODEL
+        ),
+    ] = None,
+    systems: Annotated[
+        int | None,
+        typer.Option(min=1, help="Systems in a batch.", show_default="by preset", rich_help_panel=MODEL),
+    ] = None,
+    atoms: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Atoms of a system; may be repeated.", show_default="by preset", rich_help_panel=MODEL
         ),
     ] = None,
     repeats: Annotated[
@@ -48,7 +64,9 @@ def model(
     from geomformer.benchmark import benchmark_model
 
     with console.waiting(f"Measuring {', '.join(preset or ['small and paper sizes'])}"):
-        lines = benchmark_model(preset or (), device=device, dtype=dtype.value, repeats=repeats)
+        lines = benchmark_model(
+            preset or (), systems=systems, atoms=atoms or (), device=device, dtype=dtype.value, repeats=repeats
+        )
     if json:
         console.result_json(lines)
     else:
@@ -60,8 +78,10 @@ def _show(lines: list[dict[str, Any]]) -> None:
         "preset": "preset",
         "num_layers": "layers",
         "embed_dim": "channels",
-        "systems": "molecules",
+        "systems": "systems",
         "atoms": "atoms",
+        "tokens": "tokens",
+        "pairs": "pairs",
         "device": "device",
         "dtype": "dtype",
         "forward_ms": "forward ms",
@@ -72,7 +92,7 @@ def _show(lines: list[dict[str, Any]]) -> None:
         "peak_memory_mb": "peak MB",
     }
     rows = [[_cell(line.get(key)) for key in columns] for line in lines]
-    console.result_table(list(columns.values()), rows, numbers=[1, 2, 3, 4, *range(7, len(columns))])
+    console.result_table(list(columns.values()), rows, numbers=[*range(1, 7), *range(9, len(columns))])
 
 
 def _cell(value: Any) -> str:

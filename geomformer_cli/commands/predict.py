@@ -1,4 +1,4 @@
-"""`geomformer predict`: a file of molecules -> a file with one answer per molecule."""
+"""`geomformer predict`: a file of molecules or structures -> a file with one answer for each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ EXAMPLES = (
     "Examples:\n\n"
     "geomformer predict molecules.sdf --out gaps.csv\n\n"
     "geomformer predict library.csv --smiles-column structure --out gaps.parquet --conformers 4\n\n"
-    "geomformer predict optimised.sdf --geometry input --out gaps.sdf"
+    "geomformer predict optimised.sdf --geometry input --out gaps.sdf\n\n"
+    "geomformer predict slabs.traj --model MODEL --out relaxed.extxyz\n\n"
+    "geomformer predict POSCAR --model MODEL --adsorbate 36-38 --out CONTCAR"
 )
 KEPT = "The input is unchanged; run the command again for the whole output."
 NO_ROW_OK = 3
@@ -46,20 +48,41 @@ class Geometry(StrEnum):
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="Molecules: sdf, sdf.gz, mol, smi, csv, parquet; one or several files.", show_default=False),
+    typer.Argument(
+        help="Molecules: sdf, sdf.gz, mol, smi, csv, parquet. Structures, for models of catalysts: extxyz, traj, cif, "
+        "vasp, POSCAR. One or several files.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[
     Path,
-    typer.Option(help="File to write: csv, parquet, jsonl or sdf, by its suffix.", rich_help_panel=OUTPUT),
+    typer.Option(
+        help="File to write, by its suffix: csv, parquet, jsonl; for molecules also sdf; for structures also extxyz "
+        "and traj, or for a single one cif, vasp, CONTCAR (which hold no tags and no energy).",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Conformers = Annotated[
     int,
-    typer.Option(min=1, help="Conformers to average over; more is slower and steadier.", rich_help_panel=CHEMISTRY),
+    typer.Option(
+        min=1,
+        help="Molecules: conformers to average over; more is slower and steadier.",
+        rich_help_panel=CHEMISTRY,
+    ),
 ]
 GeometryOption = Annotated[
     Geometry,
     typer.Option(
-        help="Generate conformers, or take the 3D structure of the input (the model must be made for that).",
+        help="Molecules: generate conformers, or take the 3D structure of the input (the model must be made for that).",
+        rich_help_panel=CHEMISTRY,
+    ),
+]
+Adsorbate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ATOMS",
+        help="Structures: the adsorbate's atoms in every frame, counted from 0, such as 36,37 or 36-38.",
+        show_default="tags, else the nonmetal atoms on a slab of metal",
         rich_help_panel=CHEMISTRY,
     ),
 ]
@@ -74,11 +97,12 @@ def predict(
     limit: Limit = None,
     conformers: Conformers = 8,
     geometry: GeometryOption = Geometry.GENERATE,
+    adsorbate: Adsorbate = None,
     workers: Workers = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Predict a property for every molecule of one or several files.
+    """Predict a property for every molecule or structure of some files.
 
     The output has one row per input record, in the same order: a number, or
     the reason for having none in column error; with several files it says in
@@ -87,6 +111,15 @@ def predict(
     where the model does not know), column expected_error_... how wrong the
     number is expected to be. Without --model the answer is the HOMO-LUMO
     gap in eV, from the model that comes with geomformer.
+
+    Models of catalysts (tasks is2re, is2rs) read slabs with an adsorbate and
+    write their relaxed structures, or a table. Fixed atoms stay exactly where
+    they are; without constraints those of tag 0 are fixed, and without tags
+    too every atom may move. Files without tags are understood where
+    the slab is metal alone; else name the adsorbate with --adsorbate. A frame
+    without an answer keeps its structure, with status and error in its info.
+    pred_energy_ev is the energy of the relaxed structure that the model was
+    trained on, with OC20's labels the adsorption energy.
     """
     from geomformer import api
 
@@ -102,6 +135,7 @@ def predict(
             workers=cores() if workers is None else workers,
             smiles_column=smiles_column,
             id_column=id_column,
+            adsorbate=adsorbate,
             device=device,
             limit=limit,
             progress=progress,
@@ -112,9 +146,14 @@ def predict(
     if not ANSWERED.intersection(summary.statuses):
         console.complain(
             f"none of the {summary.rows} rows of {names} has a prediction.",
-            f"The reasons are in column 'error' of {summary.out}.",
+            f"The reasons are in {_errors(summary.out)}.",
         )
         raise typer.Exit(NO_ROW_OK)
+
+
+def _errors(out: Path) -> str:
+    table = out.name.lower().removesuffix(".gz").endswith((".csv", ".jsonl", ".parquet", ".sdf"))
+    return f"{'column' if table else 'info'} 'error' of {out}"
 
 
 def _summarise(summary: PredictSummary) -> None:
@@ -124,7 +163,7 @@ def _summarise(summary: PredictSummary) -> None:
     console.message(f"{summary.target} in {unit} by {summary.model}: {ok} of {summary.rows} rows ok")
     if failing:
         console.fields([(name, str(count)) for name, count in sorted(failing.items(), key=lambda item: -item[1])])
-        console.message(f"  reasons: column 'error' of {summary.out}")
+        console.message(f"  reasons: {_errors(summary.out)}")
     if summary.outside is not None and ok:
         console.message(
             f"{summary.outside} of them outside of what the model was trained on: column 'domain'"

@@ -76,6 +76,7 @@ OPTIONS = {
         "--task",
     ],
     "geomformer predict": [
+        "--adsorbate",
         "--conformers",
         "--device",
         "--geometry",
@@ -101,7 +102,16 @@ OPTIONS = {
     "geomformer config list": ["--help", "--json"],
     "geomformer config show": ["--help", "--json", "--set", "PRESET"],
     "geomformer benchmark": ["--help"],
-    "geomformer benchmark model": ["--device", "--dtype", "--help", "--json", "--preset", "--repeats"],
+    "geomformer benchmark model": [
+        "--atoms",
+        "--device",
+        "--dtype",
+        "--help",
+        "--json",
+        "--preset",
+        "--repeats",
+        "--systems",
+    ],
 }
 SHORT = {"geomformer": ["-h", "-q", "-v"]}
 

@@ -66,7 +66,7 @@ def test_models_load_ready_to_run(tmp_path: Path) -> None:
     assert not predictor.model.training
     assert (predictor.settings.max_conformers, predictor.chemistry.num_conformers) == (3, 3)
     assert (predictor.chemistry.hydrogens, predictor.chemistry.geometry) == (False, "generate")
-    assert predictor.task.predictions is not None and predictor.task.scale.tolist() == [1.5]  # type: ignore[attr-defined]
+    assert predictor.task.predictions is not None and predictor.task.scalars.scale.tolist() == [1.5]  # type: ignore[attr-defined]
     given = api.load_model(tmp_path / "toy" / "1", geometry="input", device="cpu")
     assert given.chemistry.geometry == "input"
 

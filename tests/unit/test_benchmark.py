@@ -10,8 +10,8 @@ from geomformer.config.load import preset_names
 from geomformer.errors import ConfigError
 
 FIELDS = (
-    *("preset", "num_layers", "embed_dim", "systems", "atoms", "device", "dtype", "forward_ms", "forward_floor_ms"),
-    *("forward_ratio", "step_ms", "step_ratio", "peak_memory_mb"),
+    *("preset", "num_layers", "embed_dim", "systems", "atoms", "tokens", "pairs", "device", "dtype", "forward_ms"),
+    *("forward_floor_ms", "forward_ratio", "step_ms", "step_ratio", "peak_memory_mb"),
 )
 
 
@@ -33,3 +33,9 @@ def test_an_absent_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_default_presets_exist() -> None:
     assert set(CASES) <= set(preset_names())
+
+
+def test_slabs_grow_in_pairs_or_in_tokens() -> None:
+    keys = benchmark_model(["is2re-small"], systems=1, atoms=[16, 32], device="cpu", repeats=1)
+    assert [line["tokens"] for line in keys] == [16, 32]
+    assert 1.5 < keys[1]["pairs"] / keys[0]["pairs"] < 2.5, "as many neighbours per atom"

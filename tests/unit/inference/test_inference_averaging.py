@@ -114,11 +114,13 @@ def test_the_model_runs_without_dropout_and_goes_back_to_its_mode(
 def test_batches_keep_to_the_budget_and_a_large_molecule_goes_alone() -> None:
     records = [random_record(i, atoms=atoms) for i, atoms in enumerate([4, 30, 5, 4, 6, 12, 5])]
     samples = [Sample(record, i, record.positions[0]) for i, record in enumerate(records)]
-    batches = list(inference_batches(samples, 24, features=False))
+    batches = list(inference_batches(samples, InferenceSettings(batch_atoms=24, features=False)))
     assert sorted(row for batch in batches for row in batch.index.tolist()) == list(range(7))
     assert [batch.index.tolist() for batch in batches if batch.mask.shape[1] == 30] == [[1]]
     for batch in batches:
         assert batch.mask.numel() <= 24 or batch.num_systems == 1
         assert batch.atom_features is None
     assert len(batches) <= 4
-    assert all(batch.atom_features is not None for batch in inference_batches(samples, 24, features=True))
+    assert all(
+        batch.atom_features is not None for batch in inference_batches(samples, InferenceSettings(batch_atoms=24))
+    )
