@@ -13,24 +13,24 @@ from typing import Any
 import numpy as np
 
 from geomformer.errors import DataError
-from geomformer.evaluation.catalysts import (
-    POSITIONS,
-    Structures,
-    has_relaxed,
-    in_order,
-    mean_predictions,
-    write_structures,
-    write_thresholds,
-)
 from geomformer.evaluation.checks import check_inputs, check_records
 from geomformer.evaluation.metrics import TargetMetrics, metric_key
 from geomformer.evaluation.plots import error_plot, parity_plot
 from geomformer.evaluation.structures import energy_scores, mean_scores
+from geomformer.evaluation.vectors import (
+    VectorScores,
+    has_labels,
+    in_order,
+    mean_predictions,
+    write_scores,
+    write_thresholds,
+)
 from geomformer.files import check_writable, write_atomic
 from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.split import PreparedSplit
+from geomformer.tasks import CATALYST
 from geomformer.units import unit_label
 
 METRICS = ("mae", "rmse", "mse")
@@ -62,11 +62,11 @@ class SplitResults:
 
     Attributes:
         scalars: by target, those with labels.
-        structures: scores of relaxed structures; None where the model predicts or the split has none.
+        vectors: scores of predicted vectors; None where the model predicts or the split has none.
     """
 
     scalars: dict[str, SplitResult]
-    structures: Structures | None = None
+    vectors: VectorScores | None = None
 
 
 def evaluate_dataset(
@@ -116,8 +116,8 @@ def evaluate_dataset(
         results = predict_split(predictor, split, counts[name], advance)
         done += counts[name]
         measured[name] = {MODEL: split_metrics(predictor, results), **baseline_metrics(predictor, results)}
-        if results.structures is not None:
-            distances[name] = results.structures.distances()
+        if results.vectors is not None and predictor.manifest.task in CATALYST:
+            distances[name] = results.vectors.distances()
         if out is not None:
             write_split(predictor, out, name, results)
     summary = summarise(predictor, dataset, {name: counts[name] for name in names}, measured)
@@ -148,26 +148,26 @@ def summarise(
     if dataset.scheme is not None:
         summary["split_scheme"] = dataset.scheme
     summary["average"] = found.pop(MODEL)["average"]
-    return summary | ({"baselines": found} if judges_structures(predictor) else {})
-
-
-def judges_structures(predictor: Predictor) -> bool:
-    """Whether the model predicts relaxed structures, as models of catalysts do."""
-    return POSITIONS in predictor.task.vectors
+    return summary | ({"baselines": found} if predictor.task.vectors else {})
 
 
 def default_splits(predictor: Predictor, dataset: PreparedDataset) -> list[str]:
     """The splits that have labels, without "train" if there are others; all where none has labels.
 
-    The relaxed structure is a label too, for models that predict it.
+    Vectors are labels too, for models that predict them.
     """
     labelled = [name for name in dataset.splits if is_labelled(predictor, dataset.split(name))]
     names = [name for name in labelled if name != "train"] or labelled or list(dataset.splits)
-    return in_order(names) if judges_structures(predictor) else names
+    return in_order(names)
 
 
 def is_labelled(predictor: Predictor, split: PreparedSplit) -> bool:
-    return bool(labels_of(predictor, split)) or (judges_structures(predictor) and has_relaxed(split, len(split)))
+    return bool(labels_of(predictor, split)) or has_vectors(predictor, split, len(split))
+
+
+def has_vectors(predictor: Predictor, split: PreparedSplit, rows: int) -> bool:
+    """Whether one of the first rows has a label of a vector that the model predicts."""
+    return any(has_labels(split, name, rows) for name in predictor.task.vectors)
 
 
 def labels_of(predictor: Predictor, split: PreparedSplit) -> dict[str, np.ndarray]:
@@ -179,11 +179,11 @@ def labels_of(predictor: Predictor, split: PreparedSplit) -> dict[str, np.ndarra
 def predict_split(
     predictor: Predictor, split: PreparedSplit, rows: int, advance: Callable[[int], None]
 ) -> SplitResults:
-    """Predicts the first `rows` rows and collects what is labelled. Of structures only scores are kept."""
+    """Predicts the first `rows` rows and collects what is labelled. Of vectors only scores are kept."""
     labels = {target: values[:rows] for target, values in labels_of(predictor, split).items()}
     targets = [target for target, values in labels.items() if not np.isnan(values).all()]
-    structures = Structures() if judges_structures(predictor) and has_relaxed(split, rows) else None
-    if not targets and structures is None:
+    vectors = VectorScores(predictor.manifest.task) if has_vectors(predictor, split, rows) else None
+    if not targets and vectors is None:
         raise DataError(
             f"The first {rows} rows of split '{split.name}' have no label of "
             f"{', '.join((*predictor.task.targets, *predictor.task.vectors))}; "
@@ -196,8 +196,8 @@ def predict_split(
         for target in targets:
             values = prediction.values[target]
             found[target][:, prediction.index] = values.mean(), values.std(), values[0]
-        if structures is not None:
-            structures.add(split[prediction.index], prediction.vectors[POSITIONS][0])
+        if vectors is not None:
+            vectors.add(split[prediction.index], {name: found[0] for name, found in prediction.vectors.items()})
         advance(prediction.index + 1)
     ids = split.ids[:rows]
     results = {}
@@ -205,33 +205,33 @@ def predict_split(
         known = np.flatnonzero(~np.isnan(labels[target]))
         mean, spread, single = found[target][:, known]
         results[target] = SplitResult([ids[row] for row in known], labels[target][known], mean, spread, single)
-    return SplitResults(results, structures)
+    return SplitResults(results, vectors)
 
 
 def split_metrics(predictor: Predictor, results: SplitResults) -> dict[str, float]:
-    """Metrics of all targets of a split, then those of its structures."""
+    """Metrics of all targets of a split, then those of its vectors."""
     found = {
         key: value
         for target, result in results.scalars.items()
         for key, value in metrics(predictor, target, result).items()
     }
-    return found | (mean_scores(results.structures.predicted) if results.structures else {})
+    return found | (mean_scores(results.vectors.predicted) if results.vectors else {})
 
 
 def metrics(predictor: Predictor, target: str, result: SplitResult) -> dict[str, float]:
     """Metrics of one target by their keys, `<target>_<metric>_<unit>`.
 
-    A catalyst has one structure to start from: there is no first conformer to compare with, but the share of energies
-    that OC20 counts as right.
+    Only molecules have conformers, of which the first is compared with all; energies of catalysts have the share that
+    OC20 counts as right.
     """
     unit = predictor.manifest.target(target).unit
     accumulator = TargetMetrics()
     accumulator.update(result.prediction, result.label)
     values = accumulator.compute()
     found = {metric_key(target, metric, unit): float(values[metric]) for metric in METRICS}
-    if not judges_structures(predictor):
+    if not predictor.task.vectors:
         return found | {metric_key(target, SINGLE, unit): float(np.abs(result.single - result.label).mean())}
-    if unit != "ev":
+    if unit != "ev" or predictor.manifest.task not in CATALYST:
         return found
     return found | mean_scores(energy_scores(target, error) for error in result.prediction - result.label)
 
@@ -240,14 +240,14 @@ def baseline_metrics(predictor: Predictor, results: SplitResults) -> dict[str, d
     """Metrics on the same rows of what needs no model.
 
     Returns:
-        "no_move", where the atoms stay at their initial places, and "mean_energy", where every energy is the mean of
-        the train labels; each where there are labels to compare with. Nothing for models of molecules.
+        those of `vectors.baseline_vectors`, and "mean_energy", where every energy is the mean of the train labels; each
+        where there are labels to compare with. Nothing for models of scalars alone.
     """
-    if not judges_structures(predictor):
+    if not predictor.task.vectors:
         return {}
     found = {}
-    if results.structures is not None:
-        found["no_move"] = mean_scores(results.structures.unmoved)
+    if results.vectors is not None:
+        found = {name: mean_scores(scores) for name, scores in results.vectors.baselines.items()}
     if results.scalars:
         means = {name: predictor.manifest.target(name).mean for name in results.scalars}
         constant = {name: mean_predictions(result, means[name]) for name, result in results.scalars.items()}
@@ -256,8 +256,8 @@ def baseline_metrics(predictor: Predictor, results: SplitResults) -> dict[str, d
 
 
 def write_split(predictor: Predictor, out: Path, split: str, results: SplitResults) -> None:
-    """Predictions as CSV, parity and error plots as PNG; of structures their scores."""
-    spreads = not judges_structures(predictor)
+    """Predictions as CSV, parity and error plots as PNG; of vectors their scores."""
+    spreads = not predictor.task.vectors
     for target, result in results.scalars.items():
         unit = predictor.manifest.target(target).unit
         stem = f"{split}_{target}"
@@ -272,8 +272,8 @@ def write_split(predictor: Predictor, out: Path, split: str, results: SplitResul
         label = f"{target.replace('_', ' ')}, {split}"
         parity_plot(out / f"{stem}_parity.png", result.prediction, result.label, label, unit_label(unit))
         error_plot(out / f"{stem}_error.png", result.prediction - result.label, label, unit_label(unit))
-    if results.structures is not None:
-        write_structures(out / f"{split}_{POSITIONS}.csv", results.structures)
+    if results.vectors is not None and results.vectors.ids:
+        write_scores(out / f"{split}_{'_'.join(predictor.task.vectors)}.csv", results.vectors)
 
 
 def average(splits: Iterable[dict[str, float]]) -> dict[str, float]:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from geomformer.errors import ArtifactError, ConfigError, DataError
-from geomformer.evaluation.catalysts import POSITIONS
 from geomformer.evaluation.checks import check_inputs, check_records
+from geomformer.evaluation.vectors import POSITIONS
 from geomformer.files import check_writable, write_atomic
 from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from geomformer.config.run import RunConfig
 from geomformer.errors import GeomformerError, Interrupted
 from geomformer.evaluation.metrics import metric_key
-from geomformer.evaluation.structures import DISTANCE
+from geomformer.evaluation.vectors import SELECTION
 from geomformer.inference.averaging import InferenceSettings
 from geomformer.prepared.images import ImageOptions, most_tokens
 from geomformer.prepared.sampler import AtomBudgetSampler
@@ -93,7 +93,7 @@ class Trainer:
         self.validate_every = config.train.validate_every or self.steps_per_epoch
         self.checkpoint_every = config.train.checkpoint_every or self.validate_every
         self.features = config.model.reads_graph
-        self.score_key = DISTANCE
+        self.score_key = SELECTION.get(config.task.name, "")
         if task.targets:
             answer = config.task.answer or task.targets[0]
             self.score_key = metric_key(answer, "mae", units[answer])
@@ -246,7 +246,8 @@ class Trainer:
 
     def validation_values(self, model: nn.Module) -> dict[str, float]:
         """Metrics of the valid split."""
-        return validation_values(model, self.task, self.valid, self.units, self.inference_settings())
+        name = self.config.task.name
+        return validation_values(name, model, self.task, self.valid, self.units, self.inference_settings())
 
     def projected_seconds(self) -> float:
         """Time of the remaining steps, from one gradient of the next batch; nothing is changed by it."""

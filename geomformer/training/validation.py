@@ -10,20 +10,31 @@ from torch import nn
 
 from geomformer.errors import DataError
 from geomformer.evaluation.metrics import metric_key
-from geomformer.evaluation.structures import DISTANCE, mean_scores, structure_scores
+from geomformer.evaluation.structures import mean_scores
+from geomformer.evaluation.vectors import SELECTION, vector_scores
 from geomformer.inference.averaging import InferenceSettings, predict_records
 from geomformer.prepared.split import PreparedSplit
 from geomformer.tasks.base import Task
-from geomformer.tasks.catalyst import POSITIONS
 
 
 def validation_values(
-    model: nn.Module, task: Task, split: PreparedSplit, units: Mapping[str, str], settings: InferenceSettings
+    name: str,
+    model: nn.Module,
+    task: Task,
+    split: PreparedSplit,
+    units: Mapping[str, str],
+    settings: InferenceSettings,
 ) -> dict[str, float]:
     """Metrics of a split by their names.
 
     Of each target the mean absolute error of the conformer average, and of the first conformer alone where there are
-    several; of relaxed structures the scores of `evaluation.structures`.
+    several; of vectors the scores of `evaluation.vectors`.
+
+    Args:
+        name: of the task.
+        model, task, split: what is measured.
+        units: unit of each target.
+        settings: how the model is run.
 
     Raises:
         DataError: the split has no label of any target.
@@ -38,10 +49,11 @@ def validation_values(
                 found[metric_key(target, "mae", units[target])] = absolute(predicted.mean() - label)
             if not np.isnan(label) and settings.max_conformers > 1:
                 found[metric_key(target, "mae_single_conformer", units[target])] = absolute(predicted[0] - label)
-        if POSITIONS in prediction.vectors:
-            positions = prediction.vectors[POSITIONS][0]
-            finite = np.isfinite(positions).all()
-            found |= structure_scores(split[prediction.index], positions) if finite else {DISTANCE: math.inf}
+        vectors = {vector: values[0] for vector, values in prediction.vectors.items()}
+        if vectors and all(np.isfinite(values).all() for values in vectors.values()):
+            found |= vector_scores(name, split[prediction.index], vectors)
+        elif vectors:
+            found[SELECTION[name]] = math.inf
         scores.append(found)
     return mean_scores(scores)
 

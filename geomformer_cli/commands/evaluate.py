@@ -207,7 +207,7 @@ def _show(metrics: dict[str, Any]) -> None:
 
 def _show_catalysts(metrics: dict[str, Any]) -> None:
     """A line per metric and method: the model, then what needs none; a column per split, then their plain mean."""
-    from geomformer.evaluation.catalysts import SPLIT_LABELS
+    from geomformer.evaluation.vectors import SPLIT_LABELS
 
     baselines = {name.replace("_", " "): values for name, values in metrics["baselines"].items()}
     methods = {metrics["model"]: metrics, **baselines}

@@ -19,9 +19,9 @@ import geomformer.artifacts.store
 from geomformer.artifacts.manifest import Inputs, Target
 from geomformer.errors import ArtifactError, DataError
 from geomformer.evaluation import evaluate as evaluation
-from geomformer.evaluation.catalysts import has_relaxed
 from geomformer.evaluation.evaluate import evaluate_dataset
 from geomformer.evaluation.structures import ADWT, ADWT_ALL_ATOMS, ADWT_MAE, DISTANCE, THRESHOLDS
+from geomformer.evaluation.vectors import has_labels
 from geomformer.inference.averaging import ConformerPredictions
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset
@@ -158,7 +158,7 @@ def test_splits_are_labelled_by_structures_or_energies(tmp_path: Path) -> None:
     assert DISTANCE not in found["energies"] and "energy_mae_ev" not in found["structures"]
     assert found["both"]["energy_ewt_percent"] == 100.0, "a row without labels is left out"
     assert set(evaluate_dataset(catalyst_predictor("is2rs"), data)["splits"]) == {"both", "structures"}
-    assert not has_relaxed(data.split("both"), 1) and has_relaxed(data.split("both"), 2)
+    assert not has_labels(data.split("both"), "positions", 1) and has_labels(data.split("both"), "positions", 2)
     with pytest.raises(DataError, match="'blind' have no label of energy, positions"):
         evaluate_dataset(catalyst_predictor(), data, splits=["blind"])
 
