@@ -86,12 +86,12 @@ def open_dataset(dataset: str | Path, root: Path | None = None, scheme: str | No
     from geomformer.prepared.dataset import PreparedDataset
     from geomformer.samples import FOLDERS, install_sample
 
-    path = Path(dataset)
-    if path.exists():
-        return PreparedDataset(path, scheme)
-    if str(dataset) in FOLDERS:
-        return PreparedDataset(install_sample(str(dataset), data_root(root) / "prepared"), scheme)
-    return PreparedDataset(data_root(root) / "prepared" / dataset, scheme)
+    path, named = Path(dataset), data_root(root) / "prepared" / dataset
+    if str(dataset) in FOLDERS and not path.exists():
+        install_sample(str(dataset), named.parent)
+    # A folder of the same name that is no dataset must not hide the one that is meant.
+    chosen = named if (named / "manifest.json").exists() and not (path / "manifest.json").exists() else path
+    return PreparedDataset(chosen if chosen.exists() else named, scheme)
 
 
 def dataset_to_train_on(config: RunConfig, root: Path | None = None) -> PreparedDataset:
@@ -191,6 +191,7 @@ def load_model(
             features=manifest.inputs.features,
             images=ImageOptions.of(artifact.config.model),
             device=device,
+            derivatives=artifact.config.task.differentiates,
         ),
         chemistry_for(manifest, conformers, geometry),
         domain=read_domain(artifact.path, manifest),
@@ -245,7 +246,8 @@ def predict(
     """Predicts every molecule or structure of one or several files: one row or frame per input record, in order.
 
     What the model was made for decides what it reads: molecules, see `inference.predictor.predict_file`, or slabs with
-    an adsorbate (tasks is2re and is2rs), see `inference.structures.predict_structures`.
+    an adsorbate (tasks is2re and is2rs) and molecules as structures (md17), see
+    `inference.structures.predict_structures`.
 
     Args:
         source: one or several files.
@@ -263,6 +265,7 @@ def predict(
         ArtifactError: see `load_model`.
         DataError: a file is missing, empty or unreadable; the output cannot be written.
     """
+    from geomformer.inference.forces import predicts_forces
     from geomformer.inference.kinds import check_kind, check_unused, reads_structures
     from geomformer.inference.predictor import predict_file
     from geomformer.inference.structures import predict_structures
@@ -274,6 +277,8 @@ def predict(
     check_kind(predictor.manifest, sources)
     if reads_structures(predictor.manifest):
         check_unused(predictor.manifest, {"--smiles-column": smiles_column, "--id-column": id_column})
+        if predicts_forces(predictor.manifest):
+            check_unused(predictor.manifest, {"--adsorbate": adsorbate})
         return predict_structures(predictor, sources, Path(out), adsorbate=atoms, limit=limit, progress=progress)
     check_unused(predictor.manifest, {"--adsorbate": adsorbate})
     predictor = dataclasses.replace(predictor, blocks=Path(out).name.endswith((".sdf", ".sdf.gz")))

@@ -64,8 +64,8 @@ def resolve(reference: str | Path | None, root: Path) -> Path:
     """Finds an artifact folder: a path first, then the local store, then the bundled models.
 
     Args:
-        reference: path of an artifact folder, NAME (its highest version), NAME@VERSION, or None for the bundled
-            default model.
+        reference: path of an artifact folder or of the folder of its versions (the highest one), NAME (its highest
+            version), NAME@VERSION, or None for the bundled default model.
         root: the local store.
 
     Raises:
@@ -76,6 +76,8 @@ def resolve(reference: str | Path | None, root: Path) -> Path:
     path = Path(reference)
     if (path / MANIFEST).is_file():
         return path
+    if len(path.parts) > 1 and (versions := versions_of(path.name, path.parent)):
+        return path / str(versions[-1])
     if isinstance(reference, Path) or not NAME.fullmatch(reference.partition("@")[0]):
         raise ArtifactError(
             f"{reference} is neither a model folder (one with {MANIFEST}) nor a name of the form NAME or NAME@VERSION",

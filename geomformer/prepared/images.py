@@ -20,8 +20,8 @@ PER_SYSTEM = ("cell", "pbc", "bond_index", "bond_features")
 AROUND = 8
 """Cells around a cell of a slab."""
 
-MAX_PAIRS = 2**26
-"""Candidates of one search at most: a cell with a vanishing height would otherwise ask for all memory."""
+MAX_COPIES = 2**22
+"""Copies that one search looks at: a cell with a vanishing height would otherwise ask for all memory."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class ImageOptions:
     @classmethod
     def of(cls, config: ModelConfig, *, training: bool = False) -> ImageOptions | None:
         """What the configuration asks for; None where it reads neither pairs nor images."""
-        pair_cutoff = config.neighbour_cutoff if config.reads_neighbours else None
+        # Of particles, which are few and have no copies, all pairs are taken (`nn.neighbours.find_edges`).
+        pair_cutoff = config.neighbour_cutoff if config.reads_neighbours and not config.particles else None
         token_cutoff = config.image_cutoff if config.images == "tokens" else None
         if pair_cutoff is None and token_cutoff is None:
             return None
@@ -68,16 +69,18 @@ def near_pairs(
     Raises:
         DataError: the cell has no volume, or is so flat that the copies within the cutoff do not fit into memory.
     """
-    periodic = cell is not None and pbc is not None and bool(pbc.any())
-    lattice = complete_cell(cell, pbc) if cell is not None and pbc is not None and periodic else np.eye(3)
-    axes = pbc if pbc is not None and periodic else np.zeros(3, bool)
-    exact = np.asarray(positions, np.float64)
-    fractions = exact @ np.linalg.inv(lattice)
+    from scipy.spatial import cKDTree
+
+    lattice, axes = np.eye(3), np.zeros(3, bool)
+    if cell is not None and pbc is not None and pbc.any():
+        lattice, axes = complete_cell(cell, pbc), np.asarray(pbc, bool)
+    inverse = np.linalg.inv(lattice)
+    fractions = np.asarray(positions, np.float64) @ inverse
     wraps = np.where(axes, np.floor(fractions), 0.0)
     fractions = fractions - wraps
-    reach = cutoff * np.linalg.norm(np.linalg.inv(lattice), axis=0)  # cutoff / height, by lattice direction
-    most = np.where(axes, np.floor(reach) + 1, 0).astype(np.int64)
-    if np.prod(2.0 * most + 1.0) * len(positions) ** 2 > MAX_PAIRS:
+    reach = cutoff * np.linalg.norm(inverse, axis=0)  # cutoff / height, by lattice direction
+    most = np.where(axes, np.floor(reach) + 1, 0)
+    if np.prod(2.0 * most + 1.0) * len(positions) > MAX_COPIES:
         raise DataError(
             f"Within {cutoff:g} Angstrom lie too many periodic copies of {len(positions)} atoms: the cell repeats "
             f"every {np.array2string(cutoff / reach, precision=2)} Angstrom.",
@@ -86,12 +89,15 @@ def near_pairs(
     steps = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in most], indexing="ij"), -1).reshape(-1, 3)
     copies = fractions[None] + steps[:, None]
     low, high = fractions.min(0) - reach, fractions.max(0) + reach
-    step, key = np.nonzero(((copies >= low) & (copies <= high)).all(-1))
-    home = fractions @ lattice
-    difference = copies[step, key] @ lattice - home[:, None]
-    query, found = np.nonzero((difference**2).sum(-1) < cutoff**2)
-    key, total = key[found], steps[step[found]] - wraps[key[found]] + wraps[query]
-    return query, key, (total @ lattice).astype(positions.dtype)
+    step, atom = np.nonzero(((copies >= low) & (copies <= high)).all(-1))
+    home, around = cKDTree(fractions @ lattice), cKDTree(copies[step, atom] @ lattice)
+    found = home.sparse_distance_matrix(around, cutoff, output_type="ndarray")
+    found = found[found["v"] < cutoff]
+    found = found[np.lexsort((found["j"], found["i"]))]
+    query, copy = found["i"], found["j"]
+    key = atom[copy]
+    shift = (steps[step[copy]] - wraps[key] + wraps[query]) @ lattice
+    return query, key, shift.astype(positions.dtype)
 
 
 def pairs_of(systems: Gathered, cutoff: float, *, periodic: bool) -> tuple[np.ndarray, np.ndarray]:
