@@ -127,10 +127,8 @@ def train(
         root: root of the prepared datasets.
         models: store that the model is saved to.
     """
-    from geomformer.tasks import check_task
     from geomformer.training import run
 
-    check_task(config.task)
     if resume and out is None:
         raise ConfigError("--resume needs the folder of the run.", "Name it with --out.")
     folder = out or Path("runs") / f"{config.task.name}-{time.strftime('%Y%m%d-%H%M%S')}"

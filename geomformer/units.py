@@ -31,6 +31,7 @@ _PRINTED = {
     "kcal_mol": "kcal/mol",
     "kcal_mol_angstrom": "kcal/mol/Angstrom",
     "ev_angstrom": "eV/Angstrom",
+    "mev_angstrom": "meV/Angstrom",
     "angstrom": "Angstrom",
 }
 

@@ -17,7 +17,7 @@ from geomformer.artifacts.selftest import tensors_to_batch
 from geomformer.artifacts.store import Artifact, load_artifact, save_artifact
 from geomformer.artifacts.weights import read_tensors
 
-DTYPE = "bfloat16"
+DTYPE = "float16"
 
 
 def main() -> None:

@@ -36,11 +36,14 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def validate(values: Mapping[str, Any], where: str) -> RunConfig:
-    """Checks a plain mapping against the sections; the network gets one scalar per target of the task."""
+    """Checks a plain mapping against the sections; the network gets one scalar per target of the task, and no vector
+    where the vectors are the gradient of the scalar.
+    """
     try:
         config = RunConfig.model_validate(values)
-        model = config.model.model_copy(update={"num_scalars": len(config.task.targets)})
-        return config.model_copy(update={"model": model})
+        outputs = {"num_scalars": len(config.task.targets)}
+        outputs |= {"num_vectors": 0} if config.task.differentiates else {}
+        return config.model_copy(update={"model": config.model.model_copy(update=outputs)})
     except ValidationError as error:
         raise ConfigError(f"{where}: " + "; ".join(explain(item) for item in error.errors())) from error
 

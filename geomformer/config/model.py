@@ -27,8 +27,10 @@ class ModelConfig(Section):
     kernel_affine: Literal["factorised", "pairwise"] = Field(
         "factorised", description="distance scaling per atom type (summed over the pair) or per ordered pair (printed)"
     )
-    streams: tuple[Literal["positions", "velocities"], ...] = Field(
-        ("positions",), min_length=1, description="one (invariant, equivariant) pair of streams per entry"
+    streams: tuple[Literal["positions", "velocities", "motion"], ...] = Field(
+        ("positions",),
+        min_length=1,
+        description="one (invariant, equivariant) pair of streams per entry; `motion` holds positions and velocities",
     )
     particles: bool = Field(False, description="inputs are charged particles instead of atoms")
     speed: bool = Field(False, description="embed |velocity| as an invariant input")
@@ -89,7 +91,7 @@ class ModelConfig(Section):
     def _consistent(self) -> ModelConfig:
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads}")
-        if "velocities" in self.streams and not self.particles:
+        if {"velocities", "motion"} & set(self.streams) and not self.particles:
             raise ValueError("streams with velocities need particles: true")
         if self.passes > 1 and self.images == "tokens":
             raise ValueError(f"passes {self.passes} move the atoms, images as tokens would stay: choose images: keys")

@@ -40,6 +40,27 @@ class TaskConfig(Section):
     )
     position_weight: tuple[float, float] = Field((0.3, 0.06), description="position loss, first to last step")
     distance_weight: tuple[float, float] = Field((1.5, 0.3), description="pair-distance loss, first to last step")
+    start: Literal["x", "x+v"] = Field(
+        "x",
+        description="nbody: what the predicted displacement is counted from, the input position or where the velocity "
+        "alone would lead",
+    )
+    conserved: bool = Field(
+        False,
+        description="nbody: momentum is conserved, and neither the frame nor the sign shared by all charges matters; "
+        "needs start: x+v",
+    )
+    forces: Literal["direct", "conservative"] = Field(
+        "direct", description="md17: forces as vectors of the network, or as minus the gradient of its energy"
+    )
+    force_loss: Literal["mse", "distance"] = Field(
+        "mse",
+        description="md17: squared errors, or absolute ones: that of the energy, and the length of a force's error",
+    )
+    energy_weight: float = Field(
+        0.01, ge=0, description="md17: weight of the energy's error, in the unit of the dataset (squared for mse)"
+    )
+    force_weight: float = Field(0.8, ge=0, description="md17: weight of the error of forces, likewise")
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
@@ -47,7 +68,20 @@ class TaskConfig(Section):
             raise ValueError(f"answer {self.answer!r} must be one of the targets {list(self.targets)}")
         if self.reference_probability + self.mixture_probability > 1:
             raise ValueError("reference_probability + mixture_probability must not exceed 1")
+        if self.name == "nbody" and self.targets:
+            raise ValueError(f"task nbody predicts positions alone: targets must be [], found {list(self.targets)}")
+        if self.conserved and self.start != "x+v":
+            raise ValueError(f"conserved: true needs start: x+v, which keeps the momentum, found {self.start!r}")
+        if self.name == "md17" and len(self.targets) != 1:
+            raise ValueError(f"task md17 predicts one energy: targets must name one, found {list(self.targets)}")
+        if self.name == "md17" and not self.energy_weight + self.force_weight:
+            raise ValueError("energy_weight and force_weight must not both be zero")
         return self
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether the answer holds a derivative of the network by the positions."""
+        return self.name == "md17" and self.forces == "conservative"
 
 
 class DataConfig(Section):
@@ -103,3 +137,31 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.task.differentiates:
+            self._check_differentiable()
+        elif self.task.name == "md17" and self.model.num_vectors != 1:
+            raise ValueError(f"task.forces: direct needs model.num_vectors: 1, found {self.model.num_vectors}")
+        if self.task.name == "nbody" and not (self.model.particles and self.model.num_vectors == 1):
+            raise ValueError("task nbody needs model.particles: true and model.num_vectors: 1")
+        return self
+
+    def _check_differentiable(self) -> None:
+        """Refuses what has no derivative by the positions, or no second one to train it with."""
+        model, precision = self.model, self.train.precision
+        if precision == "bf16-mixed":
+            raise ValueError("task.forces: conservative needs train.precision: 32-true or 64-true, found 'bf16-mixed'")
+        if model.passes > 1:
+            raise ValueError(
+                f"task.forces: conservative needs model.passes: 1, found {model.passes}: later passes start from "
+                "positions that are no function of the first ones"
+            )
+        if model.images == "tokens":
+            raise ValueError("task.forces: conservative needs model.images: keys or none, found 'tokens'")
+        if not (model.structural_encoding or model.inv_cross_attention):
+            raise ValueError(
+                "task.forces: conservative needs an energy that depends on the positions: switch "
+                "model.structural_encoding or model.inv_cross_attention on"
+            )

@@ -6,7 +6,7 @@ from geomformer.artifacts.manifest import Manifest
 from geomformer.errors import ArtifactError
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.split import PreparedSplit
-from geomformer.tasks import CATALYST
+from geomformer.tasks import CATALYST, MD17, NBODY
 from geomformer.tasks.base import has_reference
 
 
@@ -23,6 +23,12 @@ def check_inputs(manifest: Manifest, dataset: PreparedDataset) -> None:
     level = dataset.manifest.get("level_of_theory")
     labelled = dataset.manifest["targets"]
     for target in manifest.targets:
+        unit = dataset.manifest["targets"].get(target.name, {}).get("unit", target.unit)
+        if manifest.task == MD17 and unit != target.unit:
+            raise ArtifactError(
+                f"{manifest.reference} predicts {target.name} in {target.unit}, {dataset.path} has it in {unit}.",
+                "Prepare the dataset in the unit of the model.",
+            )
         if level and target.name in labelled and target.level_of_theory not in (None, level):
             raise ArtifactError(
                 f"{manifest.reference} predicts {target.name} at {target.level_of_theory}, "
@@ -41,6 +47,11 @@ def check_records(manifest: Manifest, dataset: PreparedDataset, split: PreparedS
         raise ArtifactError(
             f"{manifest.reference} reads catalysts, the systems of {dataset.path} have no {lacking}.",
             "Name a prepared dataset of catalysts with --data.",
+        )
+    if manifest.task == NBODY and (first.velocities is None or first.particle_charges is None):
+        raise ArtifactError(
+            f"{manifest.reference} reads charged particles and their velocities, {dataset.path} has none.",
+            "Make a dataset with `geomformer preprocess nbody`, and name it with --data.",
         )
     if manifest.inputs.features and first.atom_features is None:
         raise ArtifactError(

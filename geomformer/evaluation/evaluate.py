@@ -14,6 +14,7 @@ import numpy as np
 
 from geomformer.errors import DataError
 from geomformer.evaluation.checks import check_inputs, check_records
+from geomformer.evaluation.forces import in_mev
 from geomformer.evaluation.metrics import TargetMetrics, metric_key
 from geomformer.evaluation.plots import error_plot, parity_plot
 from geomformer.evaluation.structures import energy_scores, mean_scores
@@ -30,7 +31,7 @@ from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.split import PreparedSplit
-from geomformer.tasks import CATALYST
+from geomformer.tasks import CATALYST, MD17
 from geomformer.units import unit_label
 
 METRICS = ("mae", "rmse", "mse")
@@ -182,7 +183,8 @@ def predict_split(
     """Predicts the first `rows` rows and collects what is labelled. Of vectors only scores are kept."""
     labels = {target: values[:rows] for target, values in labels_of(predictor, split).items()}
     targets = [target for target, values in labels.items() if not np.isnan(values).all()]
-    vectors = VectorScores(predictor.manifest.task) if has_vectors(predictor, split, rows) else None
+    units = {target.name: target.unit for target in predictor.manifest.targets}
+    vectors = VectorScores(predictor.manifest.task, units) if has_vectors(predictor, split, rows) else None
     if not targets and vectors is None:
         raise DataError(
             f"The first {rows} rows of split '{split.name}' have no label of "
@@ -231,6 +233,8 @@ def metrics(predictor: Predictor, target: str, result: SplitResult) -> dict[str,
     found = {metric_key(target, metric, unit): float(values[metric]) for metric in METRICS}
     if not predictor.task.vectors:
         return found | {metric_key(target, SINGLE, unit): float(np.abs(result.single - result.label).mean())}
+    if predictor.manifest.task == MD17:
+        return found | in_mev(target, float(values["mae"]), unit)
     if unit != "ev" or predictor.manifest.task not in CATALYST:
         return found
     return found | mean_scores(energy_scores(target, error) for error in result.prediction - result.label)

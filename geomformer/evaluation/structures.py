@@ -135,12 +135,16 @@ def energy_scores(target: str, error_ev: float) -> dict[str, float]:
 
 
 def mean_scores(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Plain mean of every score over the systems that have it (NaN is left out); a score nobody has is absent."""
+    """Mean of every score over the systems that have it (NaN is left out); a score nobody has is absent.
+
+    The mean is plain, but for scores with "_rmse" in their name: of those it is the root of the mean of squares.
+    """
     total: dict[str, float] = {}
     count: dict[str, int] = {}
     for one in scores:
         for key, value in one.items():
             if not math.isnan(value):
-                total[key] = total.get(key, 0.0) + value
+                total[key] = total.get(key, 0.0) + (value * value if "_rmse" in key else value)
                 count[key] = count.get(key, 0) + 1
-    return {key: value / count[key] for key, value in total.items()}
+    means = {key: value / count[key] for key, value in total.items()}
+    return {key: math.sqrt(mean) if "_rmse" in key else mean for key, mean in means.items()}

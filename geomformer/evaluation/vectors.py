@@ -1,6 +1,6 @@
 """Predicted vectors of atoms: their scores by task, what needs no model beside them, and their files.
 
-A system's scores are numbers whose plain mean over a split is the metric of that name (`structures.mean_scores`).
+A system's scores are numbers whose mean over a split is the metric of that name (`structures.mean_scores`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import numpy as np
 
 from geomformer.datasets.oc20.sources import VALIDATION
 from geomformer.errors import ConfigError
+from geomformer.evaluation.forces import FORCES, force_key, force_scores, zero_forces
+from geomformer.evaluation.particles import MSE, particle_scores, unaided
 from geomformer.evaluation.plots import threshold_plot
 from geomformer.evaluation.structures import DISTANCE, THRESHOLDS, structure_scores
 from geomformer.files import write_atomic
-from geomformer.tasks import CATALYST
+from geomformer.tasks import CATALYST, MD17, NBODY
 
 if TYPE_CHECKING:
     from geomformer.evaluation.evaluate import SplitResult
@@ -32,27 +34,50 @@ POSITIONS = "positions"
 SPLIT_LABELS = dict(zip(VALIDATION, ("ID", "OOD Ads", "OOD Cat", "OOD Both"), strict=True))
 """The validation splits of OC20 as papers name them, in their order."""
 
-SELECTION = dict.fromkeys(CATALYST, DISTANCE)
+SELECTION = {**dict.fromkeys(CATALYST, DISTANCE), NBODY: MSE}
 """Score that chooses the best weights of a task without scalar targets; lower is better."""
 
 _ROWS_AT_ONCE = 1024
 
 
-def vector_scores(task: str, record: Record, vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
+def selection(task: str, units: Mapping[str, str]) -> str | None:
+    """Score of vectors that chooses the best weights of a task, lower is better; None where scalars do.
+
+    Args:
+        task: name of the task.
+        units: of what it predicts.
+    """
+    return force_key("mae", units[FORCES]) if task == MD17 else SELECTION.get(task)
+
+
+def vector_scores(
+    task: str, record: Record, vectors: Mapping[str, np.ndarray], units: Mapping[str, str]
+) -> dict[str, float]:
     """Scores of one system; nothing where it has no label.
 
     Args:
         task: name of the task.
         record: the system.
         vectors: (N, 3) by name, the prediction.
+        units: of what the task predicts.
     """
+    if task == MD17:
+        return force_scores(record, vectors[FORCES], units[FORCES]) if record.forces is not None else {}
     if task in CATALYST:
         return structure_scores(record, vectors[POSITIONS]) if record.target_positions is not None else {}
+    if task == NBODY:
+        return particle_scores(record, vectors[POSITIONS]) if record.target_positions is not None else {}
     raise ConfigError(f"Task {task} has no scores of vectors.")
 
 
-def baseline_vectors(task: str, record: Record) -> dict[str, dict[str, np.ndarray]]:
-    """What needs no model, by name, as the prediction it would be: "no_move" leaves the atoms where they are."""
+def baseline_vectors(task: str, record: Record) -> dict[str, Mapping[str, np.ndarray]]:
+    """What needs no model, by name, as the prediction it would be: "no_move" leaves the atoms where they are,
+    "zero_forces" has no force on any, "linear" has particles go on with their velocities.
+    """
+    if task == MD17:
+        return {"zero_forces": zero_forces(record)}
+    if task == NBODY:
+        return {name: {POSITIONS: positions} for name, positions in unaided(record).items()}
     return {"no_move": {POSITIONS: record.positions[0]}} if task in CATALYST else {}
 
 
@@ -62,25 +87,27 @@ class VectorScores:
 
     Attributes:
         task: its name.
+        units: of what it predicts.
         ids: of the systems.
         predicted: scores of the model.
         baselines: the same of what needs no model, by name.
     """
 
     task: str
+    units: Mapping[str, str] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
     predicted: list[dict[str, float]] = field(default_factory=list)
     baselines: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
     def add(self, record: Record, vectors: Mapping[str, np.ndarray]) -> None:
         """Scores the prediction for one system, (N, 3) by name, if the system has a label."""
-        scores = vector_scores(self.task, record, vectors)
+        scores = vector_scores(self.task, record, vectors, self.units)
         if not scores:
             return
         self.ids.append(record.id)
         self.predicted.append(scores)
         for name, others in baseline_vectors(self.task, record).items():
-            self.baselines.setdefault(name, []).append(vector_scores(self.task, record, others))
+            self.baselines.setdefault(name, []).append(vector_scores(self.task, record, others, self.units))
 
     def distances(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean distances of free atoms, Angstrom, of relaxed structures and of the initial ones. (S,), (S,)"""

@@ -15,6 +15,7 @@ from geomformer.prepared.collate import Sample, collate, num_tokens
 from geomformer.prepared.images import ImageOptions
 from geomformer.records import Batch, Record
 from geomformer.tasks.base import Task
+from geomformer.tasks.differentiation import by_positions, derivatives
 
 CHUNK_SAMPLES = 4096
 """Conformers held at a time: enough to pack them by size, little enough to keep memory flat."""
@@ -52,6 +53,7 @@ class InferenceSettings:
         features: whether the model reads the 2D graph.
         images: how it reads periodic copies of atoms, if at all.
         device: torch device.
+        derivatives: whether the task takes derivatives of the network by the positions.
     """
 
     max_conformers: int = 8
@@ -59,6 +61,7 @@ class InferenceSettings:
     features: bool = True
     images: ImageOptions | None = None
     device: str = "cpu"
+    derivatives: bool = False
 
 
 def predict_records(
@@ -93,15 +96,13 @@ def predict_chunk(
     values = {target: np.empty(len(samples)) for target in task.targets}
     vectors = {name: [np.empty((0, 3))] * len(samples) for name in task.vectors}
     dtype = next((parameter.dtype for parameter in model.parameters()), None)
-    with torch.inference_mode():
-        for batch in inference_batches(samples, settings):
-            moved = batch.to(settings.device, dtype)
-            output = model(moved)
-            for target, prediction in task.predictions(output).items():
-                values[target][batch.index.numpy()] = prediction.double().cpu().numpy()
-            for name, found in task.vector_predictions(output, moved).items():
-                for position, atoms in zip(batch.index.tolist(), found.double().cpu().numpy(), strict=True):
-                    vectors[name][position] = atoms[: len(samples[position].positions)]
+    for batch in inference_batches(samples, settings):
+        scalars, found = predict_batch(model, task, batch.to(settings.device, dtype), settings.derivatives)
+        for target, prediction in scalars.items():
+            values[target][batch.index.numpy()] = prediction
+        for name, atoms in found.items():
+            for position, own in zip(batch.index.tolist(), atoms, strict=True):
+                vectors[name][position] = own[: len(samples[position].positions)]
     results, start = [], 0
     for group in groups:
         end = start + len(group)
@@ -115,6 +116,30 @@ def predict_chunk(
         start = end
     return_freed_memory()
     return results
+
+
+def predict_batch(
+    model: nn.Module, task: Task, batch: Batch, slopes: bool
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Runs the model, which is in evaluation mode, on one batch.
+
+    Args:
+        model: on the device and in the type of the batch.
+        task: what its output means.
+        batch: B systems of N atoms.
+        slopes: whether the task takes derivatives of the network by the positions.
+
+    Returns:
+        predictions by target (B,), and vectors by name (B, N, 3), in float64.
+    """
+    with derivatives() if slopes else torch.inference_mode():
+        read = by_positions(batch) if slopes else batch
+        output = model(read)
+        found = task.predictions(output), task.vector_predictions(output, read)
+    scalars, vectors = (
+        {name: tensor.detach().double().cpu().numpy() for name, tensor in part.items()} for part in found
+    )
+    return scalars, vectors
 
 
 def return_freed_memory() -> None:

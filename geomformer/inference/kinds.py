@@ -8,15 +8,18 @@ from typing import Any
 
 from geomformer.artifacts.manifest import Manifest
 from geomformer.errors import ConfigError
+from geomformer.inference.forces import predicts_forces
 from geomformer.io.atoms import STRUCTURE_FILES, structure_format
-from geomformer.tasks import CATALYST
+from geomformer.tasks import CATALYST, NBODY
 
 MOLECULE_FILES = "sdf, sdf.gz, mol, smi, csv, parquet"
 
 
 def reads_structures(manifest: Manifest) -> bool:
-    """Whether a model reads slabs with an adsorbate; others read molecules."""
-    return manifest.task in CATALYST
+    """Whether a model reads structures, slabs with an adsorbate or the molecules of force fields; others read molecules
+    with their bonds.
+    """
+    return manifest.task in CATALYST or predicts_forces(manifest)
 
 
 def check_kind(manifest: Manifest, sources: Sequence[Path]) -> None:
@@ -25,20 +28,26 @@ def check_kind(manifest: Manifest, sources: Sequence[Path]) -> None:
     Raises:
         ConfigError: says what the model reads.
     """
+    if manifest.task == NBODY:
+        raise ConfigError(
+            f"{manifest.reference} (task {manifest.task}) reads the particles of a prepared dataset, no files.",
+            f"Use `geomformer evaluate --model {manifest.reference}`.",
+        )
     structures = reads_structures(manifest)
     wrong = next((path for path in sources if (structure_format(path) is not None) is not structures), None)
     if wrong is None:
         return
     if structures:
         raise ConfigError(
-            f"{manifest.reference} (task {manifest.task}) reads structures, slabs with an adsorbate "
+            f"{manifest.reference} (task {manifest.task}) reads structures, "
+            f"{'slabs with an adsorbate' if manifest.task in CATALYST else 'each with all of its atoms'} "
             f"({STRUCTURE_FILES}), found {wrong}.",
             "For molecules name a model of the task gap.",
         )
     raise ConfigError(
         f"{manifest.reference} (task {manifest.task}) reads molecules with their bonds ({MOLECULE_FILES}), "
         f"found the structure {wrong}.",
-        "For slabs with an adsorbate name a model of the task is2re or is2rs with --model.",
+        "For slabs with an adsorbate name a model of the task is2re or is2rs with --model, for forces one of md17.",
     )
 
 

@@ -1,4 +1,4 @@
-"""`predict` for models of catalysts: one answer per frame, in order, with flat memory."""
+"""`predict` for models of structures, catalysts or force fields: one answer per frame, in order, with flat memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from geomformer.errors import ConfigError, DataError, MoleculeError
 from geomformer.inference.averaging import ConformerPredictions, predict_records
+from geomformer.inference.forces import FORCE_COLUMN, ev_per_unit, force_answer, molecule_record, predicts_forces
+from geomformer.inference.frames import check_size, checked_atoms
 from geomformer.inference.predictor import FILE_COLUMN, Predictor, PredictSummary, Progress, check_output
 from geomformer.io.atoms import Structure, check_structures, read_structures
 from geomformer.io.atoms_writers import ATOMS_KEY, SINGLE, open_output, output_format
@@ -33,8 +35,8 @@ POSITIONS = "positions"
 """Name of the predicted relaxed structure."""
 
 DISPLACEMENT_COLUMN = "max_displacement_angstrom"
-_LARGEST = 1e6
-"""Angstrom; coordinates further out are damage."""
+NO_INFO = ("formula", "num_atoms", DISPLACEMENT_COLUMN, FORCE_COLUMN)
+"""Columns that a structure does not carry, since it shows what they say."""
 
 
 def predict_structures(
@@ -46,10 +48,11 @@ def predict_structures(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> PredictSummary:
-    """Predicts the relaxed structure, and where the model does the adsorption energy, of every frame of some files.
+    """Predicts every frame of some files: the relaxed structure, and where the model does the adsorption energy, or for
+    force fields energy (eV) and forces (eV/Angstrom) of the frame as it is.
 
     Args:
-        predictor: a model of catalysts, ready to run.
+        predictor: a model of catalysts or a force field, ready to run.
         sources: structures, any formats `geomformer.io.atoms` reads. `index` runs on through all of them.
         out: structures or a table, by its name; replaced only when complete. A frame without a prediction keeps its
             input structure there and says why. With several sources the output says in `file` where a frame is from.
@@ -60,9 +63,14 @@ def predict_structures(
     Raises:
         DataError: a file is missing, empty or unreadable; the output cannot be written; there is no prediction for the
             frame of a format that cannot say so.
-        ConfigError: a file of an unknown kind; several frames for a format that holds one; the output is an input.
+        ConfigError: a file of an unknown kind; several frames for a format that holds one; the output is an input; a
+            format that holds no forces, for a force field.
+        ArtifactError: a force field whose unit is unknown.
     """
     kind = output_format(out)
+    if predicts_forces(predictor.manifest):
+        ev_per_unit(predictor.manifest)
+        check_holds_forces(out, kind)
     check_output(sources, out)
     for source in sources:
         check_structures(source)
@@ -83,7 +91,9 @@ def predict_structures(
     rows = predicted_rows(predictor, itertools.chain(first, rest), adsorbate)
     if kind in SINGLE:
         rows = iter([check_answered(row) for row in rows])
-    info = [name for name in columns if name not in ("formula", "num_atoms", DISPLACEMENT_COLUMN)]
+    info = [name for name in columns if name not in NO_INFO]
+    if predicts_forces(predictor.manifest):
+        info = [name for name in info if not name.startswith("pred_")]  # it stands there as the structure's energy
     with open_output(out, columns, info) as writer:
         for row in rows:
             writer.write([row])
@@ -92,6 +102,12 @@ def predict_structures(
             if progress is not None:
                 progress(summary.rows, total)
     return summary
+
+
+def check_holds_forces(out: Path, kind: str) -> None:
+    """Refuses formats of structures alone (ConfigError)."""
+    if kind in SINGLE:
+        raise ConfigError(f"Expected a format that holds energies and forces, found {out}.", "Write extxyz or traj.")
 
 
 def read_all(sources: Sequence[Path]) -> Iterator[Structure]:
@@ -107,7 +123,7 @@ def scalar_of(predictor: Predictor) -> str | None:
 
 
 def unit_of(predictor: Predictor, target: str) -> str:
-    return predictor.manifest.target(target).unit
+    return "ev" if predicts_forces(predictor.manifest) else predictor.manifest.target(target).unit
 
 
 def output_columns(predictor: Predictor, *, several: bool) -> dict[str, type]:
@@ -120,7 +136,7 @@ def output_columns(predictor: Predictor, *, several: bool) -> dict[str, type]:
         "formula": str,
         "num_atoms": int,
         **({f"pred_{scalar}_{unit_of(predictor, scalar)}": float} if scalar else {}),
-        DISPLACEMENT_COLUMN: float,
+        FORCE_COLUMN if predicts_forces(predictor.manifest) else DISPLACEMENT_COLUMN: float,
         "status": str,
         "error": str,
     }
@@ -160,7 +176,12 @@ def predicted_rows(
 def build(predictor: Predictor, item: Structure, adsorbate: Sequence[int] | None) -> Record | MoleculeError:
     """Returns the record of a frame, or why the model cannot be used for it."""
     try:
-        record = to_record(item, predictor.manifest.inputs.max_atoms, adsorbate)
+        limit = predictor.manifest.inputs.max_atoms
+        if predicts_forces(predictor.manifest):
+            atoms = check_size(checked_atoms(item), limit)
+            record = molecule_record(item.id, atoms, predictor.manifest.inputs.periodic)
+        else:
+            record = to_record(item, limit, adsorbate)
     except MoleculeError as error:
         return error
     return predictor.checked(record)
@@ -175,13 +196,9 @@ def to_record(item: Structure, max_atoms: int | None, adsorbate: Sequence[int] |
     Raises:
         MoleculeError: it could not be read, is not finite, no slab with an adsorbate, or larger than `max_atoms`.
     """
-    atoms = item.atoms
-    if atoms is None:
-        raise MoleculeError("unparsable", item.problem or "the frame cannot be read")
-    check_numbers(atoms)
+    atoms = checked_atoms(item)
     lattice = checked_lattice(atoms)
-    if max_atoms is not None and len(atoms) > max_atoms:
-        raise MoleculeError("too_large", f"It has {len(atoms)} atoms; the model takes up to {max_atoms}.")
+    check_size(atoms, max_atoms)
     fixed = fixed_atoms(atoms)
     tags = tag_atoms(atoms.numbers, atoms.positions, lattice, atoms.pbc, fixed, atoms.arrays.get("tags"), adsorbate)
     return Record(
@@ -194,23 +211,6 @@ def to_record(item: Structure, max_atoms: int | None, adsorbate: Sequence[int] |
         tags=tags,
         fixed=fixed if fixed.any() else tags == SUBSURFACE,
     )
-
-
-def check_numbers(atoms: Atoms) -> None:
-    """Refuses what is damaged.
-
-    Raises:
-        MoleculeError: `unparsable`.
-    """
-    if not len(atoms):
-        raise MoleculeError("unparsable", "the frame has no atoms")
-    if not ((atoms.numbers > 0) & (atoms.numbers < 119)).all():
-        raise MoleculeError("unparsable", "the frame has atoms of no element")
-    if not all((np.abs(array) < _LARGEST).all() for array in (atoms.positions, atoms.cell.array)):
-        raise MoleculeError("unparsable", "positions or cell are not finite")
-    tags = atoms.arrays.get("tags", np.zeros(len(atoms), int))
-    if tags.shape != (len(atoms),) or tags.dtype.kind not in "biuf":
-        raise MoleculeError("unparsable", "tags are no numbers")
 
 
 def checked_lattice(atoms: Atoms) -> np.ndarray:
@@ -255,6 +255,8 @@ def row_of(
     if failure is not None:
         return row | {"status": failure.status, "error": failure.message}
     assert isinstance(built, Record) and isinstance(prediction, ConformerPredictions) and item.atoms is not None
+    if predicts_forces(predictor.manifest):
+        return row | force_answer(predictor.manifest, prediction)
     scalar = scalar_of(predictor)
     energy = prediction.mean(scalar) if scalar else 0.0
     moved, length = relaxed(item.atoms, built, prediction.vectors[POSITIONS][0])

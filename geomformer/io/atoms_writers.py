@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ATOMS_KEY = "_atoms"
 """Key of a row's structure, read by the writers of structures and ignored by the others."""
 
+RESULTS_KEY = "_results"
+"""Key of energy (eV) and forces (eV/Angstrom, (N, 3)) that were predicted for a row's structure."""
+
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz")
 OUTPUT_FILES = f"extxyz, xyz, traj, cif, vasp, POSCAR or a table ({', '.join(TABLE_SUFFIXES)})"
 """What can be written, in words."""
@@ -33,7 +36,7 @@ class StructureWriter(RowWriter):
     """Writes the structure under `ATOMS_KEY` with the row's columns in its info; a row without one as no atoms.
 
     Cell, pbc, tags, constraints and other info are kept; results of a calculator are not, since they belong to the
-    positions before.
+    positions before. Those under `RESULTS_KEY` are written as ASE keeps them.
     """
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -55,6 +58,10 @@ class StructureWriter(RowWriter):
         info = {key: value for key, value in atoms.info.items() if not self._is_stale(key) and _is_plain(value)}
         own = {name: _info_value(row.get(name)) for name in self.columns}
         atoms.info = info | {name: value for name, value in own.items() if value not in (None, "")}
+        if results := row.get(RESULTS_KEY):
+            from ase.calculators.singlepoint import SinglePointCalculator
+
+            atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
 
     def _is_stale(self, key: str) -> bool:
@@ -78,6 +85,9 @@ class ExtxyzWriter(StructureWriter):
         from ase.io.extxyz import write_xyz
 
         atoms.info = {key: _escaped(value) for key, value in atoms.info.items()}
+        if atoms.calc is not None:  # where readers of extxyz look for them
+            atoms.info["energy"] = atoms.calc.results["energy"]
+            atoms.arrays["forces"] = atoms.calc.results["forces"]
         others = [name for name, array in atoms.arrays.items() if name not in ("numbers", "positions") and _fits(array)]
         text = io.StringIO()
         write_xyz(text, atoms, columns=["symbols", "positions", "move_mask", *others], write_results=False)

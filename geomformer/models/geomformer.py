@@ -48,7 +48,9 @@ class StreamPair(nn.Module):
         self.dim = config.embed_dim
         self.embedding_dropout = config.embedding_dropout
         self.embedding = AtomEmbedding(config.embed_dim, category_sizes(config), num_numbers(config))
-        self.equivariant_input = make_equivariant_input(config, source) if config.group == "o3" else None
+        first = "velocities" if source == "velocities" else "positions"
+        self.equivariant_input = make_equivariant_input(config, first) if config.group == "o3" else None
+        self.velocity_input = make_equivariant_input(config, "velocities") if source == "motion" else None
         options = block_options(config)
         self.blocks = nn.ModuleList(GeoMFormerBlock(options) for _ in range(config.num_layers))
         self.final_norms = Norms(options)
@@ -59,12 +61,20 @@ class StreamPair(nn.Module):
         z_inv = self.embedding(inputs.categories, inputs.numbers)
         z_inv = drop(z_inv, self.embedding_dropout) if self.training else z_inv
         z_equ = self.vectors(batch, inputs.types, edges)
+        if self.velocity_input is not None:
+            z_equ = z_equ + self.velocity_vectors(batch, inputs.types)
         for block in self.blocks:
             z_inv, z_equ = block(z_inv, z_equ, bias_BHNN, batch.own)
         return self.final_norms(z_inv, z_equ, batch.own)
 
+    def velocity_vectors(self, batch: Batch, types_BN: Tensor) -> Tensor:
+        """What velocities add to the vectors of a pair that holds both, (B, N, 3, D)."""
+        v_BN3 = required(batch.velocities, "velocities")
+        with torch.autocast(v_BN3.device.type, enabled=False):
+            return cast(CentroidInput, self.velocity_input)(v_BN3, types_BN, batch.own)
+
     def vectors(self, batch: Batch, types_BN: Tensor, edges: Edges | None) -> Tensor:
-        x_BN3 = batch.positions if self.source == "positions" else batch.velocities
+        x_BN3 = batch.velocities if self.source == "velocities" else batch.positions
         if x_BN3 is None:
             raise ValueError(f"the model has a stream of {self.source}, the batch has none")
         if self.equivariant_input is None:
@@ -268,7 +278,9 @@ def make_structural_encoding(config: ModelConfig) -> StructuralEncoding:
 def make_equivariant_input(config: ModelConfig, source: str) -> nn.Module:
     if config.equivariant_input == "neighbours" and source == "positions":
         kernels = make_kernels(config, config.num_kernels)
-        return NeighbourInput(config.embed_dim, num_types(config), kernels, config.neighbour_cutoff)
+        # Two signs of charge have no rare pairs, and a sum over both particles cannot tell like from unlike.
+        factorised = config.kernel_affine == "factorised" or not config.particles
+        return NeighbourInput(config.embed_dim, num_types(config), kernels, config.neighbour_cutoff, factorised)
     kernels = make_kernels(config, config.embed_dim)
     return CentroidInput(config.embed_dim, num_types(config), kernels, centre=source == "positions")
 

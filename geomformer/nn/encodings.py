@@ -73,10 +73,12 @@ class NeighbourInput(nn.Module):
     all copies of j near i.
     """
 
-    def __init__(self, dim: int, num_types: int, kernels: GaussianBasis, cutoff: float) -> None:
+    def __init__(
+        self, dim: int, num_types: int, kernels: GaussianBasis, cutoff: float, factorised: bool = True
+    ) -> None:
         super().__init__()
         self.cutoff = cutoff
-        self.affine = PairAffine(num_types)
+        self.affine = PairAffine(num_types, factorised)
         self.kernels = kernels
         self.linear = nn.Linear(kernels.centres.numel(), dim, bias=False)
 

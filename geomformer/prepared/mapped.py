@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from geomformer.errors import DataError
-from geomformer.prepared.schema import LIST_COLUMNS, SHAPES, target_units
+from geomformer.prepared.schema import LIST_COLUMNS, SHAPES, list_units, target_units
 
 
 def ragged_index(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ class MappedFile:
 
     Attributes:
         starts: first row of every block, and the number of rows. (K + 1,) int64
-        units: unit of every target.
+        units, list_units: unit of every target, and of the list columns that have one.
         lists: list columns in which any row has a value.
         targets: by name, NaN where there is no label.
     """
@@ -127,7 +127,7 @@ class MappedFile:
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"The training cache {path} is damaged: {error}.", "Delete it and try again.") from error
         self.starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
-        self.units = target_units(reader.schema)
+        self.units, self.list_units = target_units(reader.schema), list_units(reader.schema)
         parts = {name: [batch.column(name) for batch in self._batches] for name in reader.schema.names}
         self.ids, self.smiles = parts["id"], parts["smiles"]
         self.lists = {

@@ -106,6 +106,12 @@ def target_units(schema: pa.Schema) -> dict[str, str]:
     return {name: _unit(schema.field(name).metadata) for name in names}
 
 
+def list_units(schema: pa.Schema) -> dict[str, str]:
+    """Returns the unit of every list column that has one."""
+    units = {name: _unit(schema.field(name).metadata) for name in schema.names if name in LIST_COLUMNS}
+    return {name: unit for name, unit in units.items() if unit}
+
+
 def _unit(metadata: Mapping[bytes, bytes] | None) -> str:
     return (metadata or {}).get(b"unit", b"").decode()
 

@@ -45,7 +45,7 @@ class PreparedSplit:
         """
         self.path, self.name, self.rows_path = path, name, rows
         self._file = MappedFile(path)
-        self.units = self._file.units
+        self.units, self.list_units = self._file.units, self._file.list_units
         self._rows = None if rows is None else _read_rows(rows, self._file.num_rows)
 
     def __reduce__(self) -> tuple[type[PreparedSplit], tuple[Path, str, Path | None]]:

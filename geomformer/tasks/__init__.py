@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from geomformer.errors import ConfigError
-
 if TYPE_CHECKING:
     from geomformer.config.run import TaskConfig
     from geomformer.prepared.split import PreparedSplit
@@ -14,40 +12,62 @@ if TYPE_CHECKING:
 
 
 CATALYST = ("is2re", "is2rs")
-TRAINABLE = ("gap", *CATALYST)
-
-
-def check_task(config: TaskConfig) -> None:
-    """Raises ConfigError for a task that has a configuration but no training in this version."""
-    if config.name not in TRAINABLE:
-        raise ConfigError(
-            f"task '{config.name}' is configured, but this version trains and evaluates {', '.join(TRAINABLE)} only.",
-            f"`geomformer config show {config.name}-paper` prints its model.",
-        )
+MD17 = "md17"
+NBODY = "nbody"
 
 
 def build_task(config: TaskConfig, scaling: Mapping[str, Scaling]) -> Task:
-    """Builds the task a configuration names (ConfigError: see `check_task`).
+    """Builds the task a configuration names.
 
     Args:
         config: the task.
         scaling: by scalar target, and by the vectors of `measured_scalings`.
     """
-    check_task(config)
     if config.name in CATALYST:
         from geomformer.tasks.catalyst import CatalystTask
 
         return CatalystTask(config, scaling)
+    if config.name == MD17:
+        from geomformer.tasks.md17 import MD17Task
+
+        return MD17Task(config, scaling)
+    if config.name == NBODY:
+        from geomformer.tasks.nbody import NBodyTask
+
+        return NBodyTask(config, scaling)
     from geomformer.tasks.gap import GapTask
 
     return GapTask(config, scaling)
 
 
 def measured_scalings(config: TaskConfig, train: PreparedSplit, seed: int) -> dict[str, Scaling]:
-    """Scales of the task's vectors, measured on the train split; nothing for a task without any."""
+    """Scales of the task's vectors, measured on the train split, and of scalars that share them; nothing for a task
+    without any.
+    """
+    if config.name == MD17:
+        from geomformer.tasks.md17 import force_scalings
+
+        return force_scalings(config, train)
+    from geomformer.tasks.base import Scaling
+
+    if config.name == NBODY:
+        from geomformer.tasks import nbody
+
+        return {nbody.POSITIONS: Scaling(scale=nbody.displacement_scale(config, train))}
     if config.name not in CATALYST:
         return {}
-    from geomformer.tasks.base import Scaling
     from geomformer.tasks.catalyst import POSITIONS, displacement_scale
 
     return {POSITIONS: Scaling(scale=displacement_scale(config, train, seed))}
+
+
+def vector_unit(config: TaskConfig, units: Mapping[str, str]) -> str:
+    """Unit of the task's vectors; "none" for particles, whose coordinates are numbers.
+
+    Args:
+        config: the task.
+        units: of its scalars.
+    """
+    if config.name == NBODY:
+        return "none"
+    return f"{units[config.targets[0]]}_angstrom" if config.name == MD17 else "angstrom"

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from geomformer.config.run import RunConfig
 from geomformer.errors import GeomformerError, Interrupted
 from geomformer.evaluation.metrics import metric_key
-from geomformer.evaluation.vectors import SELECTION
+from geomformer.evaluation.vectors import selection
 from geomformer.inference.averaging import InferenceSettings
 from geomformer.prepared.images import ImageOptions, most_tokens
 from geomformer.prepared.sampler import AtomBudgetSampler
 from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch
+from geomformer.tasks import MD17
 from geomformer.tasks.base import Task
+from geomformer.tasks.differentiation import by_positions, derivatives
 from geomformer.training.batches import training_batches
 from geomformer.training.ema import WeightAverage
 from geomformer.training.run_folder import RunFolder
@@ -93,8 +95,8 @@ class Trainer:
         self.validate_every = config.train.validate_every or self.steps_per_epoch
         self.checkpoint_every = config.train.checkpoint_every or self.validate_every
         self.features = config.model.reads_graph
-        self.score_key = SELECTION.get(config.task.name, "")
-        if task.targets:
+        self.score_key = selection(config.task.name, units) or ""
+        if task.targets and config.task.name != MD17:  # there the energy is the easier part
             answer = config.task.answer or task.targets[0]
             self.score_key = metric_key(answer, "mae", units[answer])
         self.position = Position()
@@ -150,7 +152,7 @@ class Trainer:
         rate = learning_rate(self.config.optim, self.position.step, self.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self.task.losses(self.model(batch), batch, self.position.step / self.max_steps)
+        losses = self.losses(batch, self.position.step / self.max_steps)
         count = self.molecules(batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(losses["total"] / count)
@@ -163,6 +165,14 @@ class Trainer:
         self.average.update(self.position.step)
         for name, value in losses.items():
             self.add(name, value.detach(), float(batch.num_systems))
+
+    def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Runs the network and compares, with slopes by the positions where the task reads them."""
+        if not self.config.task.differentiates:
+            return self.task.losses(self.model(batch), batch, progress)
+        with derivatives():
+            batch = by_positions(batch)
+            return self.task.losses(self.model(batch), batch, progress)
 
     def molecules(self, batch: Batch) -> Tensor | float:
         """Molecules per rank, averaged over ranks: gradients are averaged over ranks, so all molecules weigh alike."""
@@ -269,7 +279,7 @@ class Trainer:
         with torch.random.fork_rng([self.fabric.device] if cuda else []):
             for _ in range(2):  # the first one warms up
                 start = time.perf_counter()
-                losses = self.task.losses(self.model(batch), batch, 0.0)
+                losses = self.losses(batch, 0.0)
                 self.fabric.backward(losses["total"])
                 if cuda:
                     torch.cuda.synchronize(self.fabric.device)
@@ -281,7 +291,12 @@ class Trainer:
         data = self.config.data
         images = ImageOptions.of(self.config.model)
         return InferenceSettings(
-            data.valid_conformers, data.batch_atoms, self.features, images, str(self.fabric.device)
+            data.valid_conformers,
+            data.batch_atoms,
+            self.features,
+            images,
+            str(self.fabric.device),
+            self.config.task.differentiates,
         )
 
     def checkpoint(self, best: bool) -> None:

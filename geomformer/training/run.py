@@ -19,19 +19,17 @@ from geomformer.artifacts.locate import check_name
 from geomformer.artifacts.store import Artifact, load_artifact
 from geomformer.config.run import RunConfig
 from geomformer.devices import resolve_device
-from geomformer.errors import ArtifactError, ConfigError, DataError, nearest
+from geomformer.errors import ArtifactError, ConfigError, DataError
 from geomformer.files import check_writable
 from geomformer.models import build_model
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.sampler import padding_waste
-from geomformer.prepared.split import PreparedSplit
-from geomformer.records import Record
-from geomformer.tasks import CATALYST, build_task, measured_scalings
-from geomformer.tasks.base import Scaling, has_reference, scalings
+from geomformer.tasks import build_task, measured_scalings, vector_unit
+from geomformer.tasks.base import Scaling, scalings
+from geomformer.training.inputs import target_statistics, usable_split
 from geomformer.training.loop import Report, Trainer
 from geomformer.training.run_folder import RunFolder
 from geomformer.training.saving import save
-from geomformer.training.validation import check_labels
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +90,7 @@ def train(
     train_split, valid_split = (usable_split(dataset, config, key) for key in ("train_split", "valid_split"))
     measured = measured_scalings(config.task, train_split, config.train.seed)
     scaling = scalings(statistics, config.task.targets) | measured
-    units |= dict.fromkeys(measured, "angstrom")
+    units |= dict.fromkeys(measured.keys() - units.keys(), vector_unit(config.task, units))
     task = build_task(config.task, scaling)
     fabric = launched_fabric(config, device, devices, num_nodes)
     # The default name holds the time, which differs between ranks.
@@ -151,7 +149,8 @@ def launched_fabric(config: RunConfig, device: str, devices: int, num_nodes: int
     accelerator, _, number = resolve_device(device).partition(":")
     precision = config.train.precision
     if precision == "auto":
-        bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported()
+        # Slopes of an energy in bf16 are too coarse to train on.
+        bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported() and not config.task.differentiates
         precision = "bf16-mixed" if bf16 else "32-true"
     try:
         fabric = Fabric(
@@ -174,61 +173,6 @@ class GeometryKept(MixedPrecision):
 
     def convert_input(self, data: Any) -> Any:
         return data
-
-
-def target_statistics(
-    dataset: PreparedDataset, targets: tuple[str, ...]
-) -> tuple[dict[str, Mapping[str, float]], dict[str, str]]:
-    """Train statistics and unit of each target.
-
-    Raises:
-        ConfigError: the dataset has no such target, or no label of it in the train split.
-    """
-    known = dataset.manifest["targets"]
-    for target in targets:
-        if target not in known:
-            raise ConfigError(
-                f"{dataset.path} has no target '{target}', only {', '.join(known) or 'none'}.{nearest(target, known)}",
-                "Choose with --set task.targets=[NAME].",
-            )
-        if not known[target].get("count"):
-            raise DataError(f"{dataset.path}: no row of the train split has a label of '{target}'.")
-    return {target: known[target] for target in targets}, {t: known[t]["unit"] or "unknown" for t in targets}
-
-
-def usable_split(dataset: PreparedDataset, config: RunConfig, key: str) -> PreparedSplit:
-    """The split that `data.KEY` names.
-
-    Raises:
-        DataError: it is missing or empty, or has no label of any target.
-        ConfigError: its records lack what the model reads.
-    """
-    split = dataset.split(getattr(config.data, key))
-    if len(split) == 0:
-        raise DataError(f"Split '{split.name}' of {dataset.path} has no rows.", f"Choose with --set data.{key}=NAME.")
-    check_labels(split, config.task.targets)
-    check_fields(dataset, config, split[0])
-    return split
-
-
-def check_fields(dataset: PreparedDataset, config: RunConfig, first: Record) -> None:
-    """Refuses a dataset whose records lack what the model reads (ConfigError) or the task trains on (DataError)."""
-    if config.model.reads_graph and first.atom_features is None:
-        raise ConfigError(
-            f"The model reads the 2D graph, {dataset.path} has none.",
-            "Prepare it with 2D features, or set model.atom_features, bond_encoding and path_encoding to false.",
-        )
-    if config.task.input_geometry == "reference" and not has_reference(first):
-        raise ConfigError(
-            f"task.input_geometry is 'reference', {dataset.path} has generated conformers only.",
-            "Prepare it with its reference geometries, or set task.input_geometry=conformer.",
-        )
-    if config.task.name in CATALYST and (first.tags is None or first.target_positions is None):
-        lacks = "tags" if first.tags is None else "relaxed structures"
-        raise DataError(
-            f"Task {config.task.name} needs systems with tags and relaxed structures, {dataset.path} has no {lacks}.",
-            "Name an OC20 dataset with --data.",
-        )
 
 
 def prepare_folder(

@@ -16,7 +16,7 @@ from geomformer.prepared.collate import collate
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.images import ImageOptions
 from geomformer.records import Batch
-from geomformer.tasks import CATALYST
+from geomformer.tasks import CATALYST, MD17
 from geomformer.tasks.base import Scaling
 from geomformer.training.loop import Trainer
 
@@ -55,7 +55,7 @@ def save(
             for target in (*config.task.targets, *trainer.task.vectors)
         ],
         inputs=Inputs(
-            hydrogens=bool(chemistry.get("hydrogens", config.task.name in CATALYST)),
+            hydrogens=bool(chemistry.get("hydrogens", config.task.name in (*CATALYST, MD17))),
             geometry=config.task.input_geometry,
             features=config.model.reads_graph,
             periodic=config.model.images != "none",

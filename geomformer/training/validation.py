@@ -11,7 +11,7 @@ from torch import nn
 from geomformer.errors import DataError
 from geomformer.evaluation.metrics import metric_key
 from geomformer.evaluation.structures import mean_scores
-from geomformer.evaluation.vectors import SELECTION, vector_scores
+from geomformer.evaluation.vectors import selection, vector_scores
 from geomformer.inference.averaging import InferenceSettings, predict_records
 from geomformer.prepared.split import PreparedSplit
 from geomformer.tasks.base import Task
@@ -51,9 +51,9 @@ def validation_values(
                 found[metric_key(target, "mae_single_conformer", units[target])] = absolute(predicted[0] - label)
         vectors = {vector: values[0] for vector, values in prediction.vectors.items()}
         if vectors and all(np.isfinite(values).all() for values in vectors.values()):
-            found |= vector_scores(name, split[prediction.index], vectors)
-        elif vectors:
-            found[SELECTION[name]] = math.inf
+            found |= vector_scores(name, split[prediction.index], vectors, units)
+        elif vectors and (key := selection(name, units)):
+            found[key] = math.inf
         scores.append(found)
     return mean_scores(scores)
 

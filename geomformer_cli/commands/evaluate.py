@@ -35,6 +35,7 @@ _CATALYSTS = {
     "positions_distance_angstrom": ("mean distance of free atoms", "angstrom"),
     "positions_adwt_all_atoms_percent": ("looser reading of ADwT: all atoms", "percent"),
     "positions_adwt_mae_percent": ("looser reading of ADwT: coordinate MAE", "percent"),
+    "positions_mse": ("MSE of positions", ""),
 }
 """Rows of the table of catalysts, in their order: name and unit by key."""
 

@@ -32,7 +32,8 @@ EXAMPLES = (
     "geomformer predict library.csv --smiles-column structure --out gaps.parquet --conformers 4\n\n"
     "geomformer predict optimised.sdf --geometry input --out gaps.sdf\n\n"
     "geomformer predict slabs.traj --model MODEL --out relaxed.extxyz\n\n"
-    "geomformer predict POSCAR --model MODEL --adsorbate 36-38 --out CONTCAR"
+    "geomformer predict POSCAR --model MODEL --adsorbate 36-38 --out CONTCAR\n\n"
+    "geomformer predict frames.extxyz --model md17-geomformer --out forces.extxyz"
 )
 KEPT = "The input is unchanged; run the command again for the whole output."
 NO_ROW_OK = 3
@@ -49,8 +50,8 @@ class Geometry(StrEnum):
 Files = Annotated[
     list[Path],
     typer.Argument(
-        help="Molecules: sdf, sdf.gz, mol, smi, csv, parquet. Structures, for models of catalysts: extxyz, traj, cif, "
-        "vasp, POSCAR. One or several files.",
+        help="Molecules: sdf, sdf.gz, mol, smi, csv, parquet. Structures, for models of catalysts and force fields: "
+        "extxyz, traj, cif, vasp, POSCAR. One or several files.",
         show_default=False,
     ),
 ]
@@ -120,6 +121,10 @@ def predict(
     without an answer keeps its structure, with status and error in its info.
     pred_energy_ev is the energy of the relaxed structure that the model was
     trained on, with OC20's labels the adsorption energy.
+
+    Force fields (task md17) read molecules as structures, with all of their
+    atoms, and write them with energy (eV) and forces (eV/Angstrom) where ASE
+    looks for them (extxyz, traj), or a table of energies and largest forces.
     """
     from geomformer import api
 

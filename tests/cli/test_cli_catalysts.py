@@ -73,7 +73,7 @@ def test_a_run_continues_bit_for_bit(run: Any) -> None:
     words = ["train", "--task", "is2re", "--sample", *SMALL, *steps, "--set", "train.max_steps=4"]
     run(*words, "--out", "whole")
     run(*words, "--out", "broken")
-    for name in ("result.json", "checkpoints/step-4.pt"):
+    for name in ("result.json", "checkpoints/step-00000004.pt"):
         for path in Path("broken").glob(name):
             path.unlink()
     left = sorted(path.name for path in Path("broken/checkpoints").iterdir())

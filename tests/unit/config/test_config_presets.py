@@ -119,7 +119,8 @@ def test_nbody_paper_has_the_printed_remaining_dropouts_and_epochs() -> None:
     config = load_config("nbody-paper")
     assert (config.model.activation_dropout, config.model.drop_path) == (0.4, 0.4)
     assert config.model.streams == ("positions", "velocities")
-    assert config.train.epochs == 10_000
+    assert config.train.epochs == 10_000 and config.train.ema_decay == 0.0
+    assert (config.task.start, config.task.conserved) == ("x", False)
 
 
 def test_md17_paper_keeps_the_parameter_budget_of_torchmd_net() -> None:

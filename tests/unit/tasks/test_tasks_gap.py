@@ -9,7 +9,6 @@ import torch
 from checks.molecules import random_record, toy_config
 
 from geomformer.chem.alignment import kabsch, rmsd
-from geomformer.errors import ConfigError
 from geomformer.models.geomformer import ModelOutput
 from geomformer.prepared.collate import Sample, collate, gather_samples
 from geomformer.prepared.gathered import Gathered
@@ -263,8 +262,3 @@ def test_scaling_comes_from_the_train_split_and_is_one_for_a_constant() -> None:
         "unused": {"mean": 0.0, "std": 9.0},
     }
     assert scalings(statistics, ("gap", "mu")) == {"gap": Scaling(6.0, 1.5), "mu": Scaling(2.0, 1.0)}
-
-
-def test_a_task_without_training_says_so() -> None:
-    with pytest.raises(ConfigError, match="trains and evaluates gap, is2re, is2rs only"):
-        build_task(toy_config(task={"name": "nbody", "targets": []}).task, {})

@@ -326,7 +326,6 @@ def unlabelled_valid() -> dict[str, list[Any]]:
             ConfigError,
             "generated conformers",
         ),
-        (toy_splits(6, 3), {"task": {"name": "md17"}}, ConfigError, "trains and evaluates gap, is2re, is2rs only"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(

@@ -1,0 +1,77 @@
+"""How close predicted forces come to those of a trajectory.
+
+A system's scores average over its atoms and axes; all frames of a trajectory have the same atoms, so that the mean over
+frames is the error of the field's tables, and the root of the mean square over frames that of all components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geomformer.errors import ArtifactError, DataError
+from geomformer.evaluation.metrics import metric_key
+from geomformer.units import EV_PER
+
+if TYPE_CHECKING:
+    from geomformer.records import Record
+
+FORCES = "forces"
+"""Name of predicted forces among the vectors of a task."""
+
+MEV = "mev"
+
+
+def force_key(metric: str, unit: str) -> str:
+    """Name of a score of forces: "mae" and "kcal_mol_angstrom" -> `forces_mae_kcal_mol_angstrom`."""
+    return metric_key(FORCES, metric, unit)
+
+
+def force_scores(record: Record, forces: np.ndarray, unit: str) -> dict[str, float]:
+    """Scores of one system.
+
+    Args:
+        record: a system with forces.
+        forces: (N, 3), the prediction.
+        unit: of both, such as "kcal_mol_angstrom".
+
+    Returns:
+        `forces_mae_UNIT` and `forces_rmse_UNIT`, mean absolute error and root of the mean squared error of force
+        components; `forces_mae_mev_angstrom` where the unit is known and another one.
+
+    Raises:
+        DataError: the record has no forces.
+        ArtifactError: the prediction is not finite.
+        ValueError: the shape is not that of the record.
+    """
+    if record.forces is None:
+        raise DataError(f"System {record.id} has no forces to compare with.", "Evaluate on a split with labels.")
+    if forces.shape != record.forces.shape:
+        raise ValueError(f"predicted forces have shape {forces.shape}, expected {record.forces.shape}")
+    if not np.isfinite(forces).all():
+        raise ArtifactError(f"The predicted forces of system {record.id} are not finite numbers.")
+    error = np.asarray(forces, np.float64) - np.asarray(record.forces, np.float64)
+    mae = float(np.abs(error).mean())
+    found = {force_key("mae", unit): mae, force_key("rmse", unit): float(np.sqrt(np.square(error).mean()))}
+    return found | in_mev(FORCES, mae, unit)
+
+
+def in_mev(name: str, mae: float, unit: str) -> dict[str, float]:
+    """A mean absolute error in meV or meV/Angstrom; nothing for a unit that is unknown or meV already.
+
+    Args:
+        name: of what is predicted.
+        mae: in `unit`.
+        unit: of energy, or of energy and then "_angstrom".
+    """
+    energy, separator, length = unit.partition("_angstrom")
+    if energy == MEV or energy not in EV_PER:
+        return {}
+    return {metric_key(name, "mae", MEV + separator + length): mae * EV_PER[energy] / EV_PER[MEV]}
+
+
+def zero_forces(record: Record) -> Mapping[str, np.ndarray]:
+    """What needs no model: no force on any atom."""
+    return {FORCES: np.zeros(record.positions.shape[1:])}
