@@ -6,7 +6,8 @@
         evaluations/gap-alone-1/test_gap.csv
 
 `table` writes the SMILES, labels and splits that chemprop reads. `compare` prints the errors of both and the paired
-bootstrap interval of their difference, for every evaluation named (what `geomformer evaluate --out` writes).
+bootstrap interval of their difference, for every evaluation named (what `geomformer evaluate --out` writes), and for
+the mean of their predictions if there are several.
 """
 
 from __future__ import annotations
@@ -53,11 +54,15 @@ def compare(table: Path, chemprop: Path, evaluations: list[Path]) -> None:
     by_smiles = read_column(chemprop, "smiles", TARGET)
     theirs = np.array([by_smiles[smiles] - label for smiles, label in labels.values()])
     print_row("chemprop", theirs, "")
+    found = {}
     for path in evaluations:
         ours = read_column(path, "id", f"pred_{TARGET}_ev")
-        errors = np.array([ours[name] - label for name, (_, label) in labels.items()])
+        found[path.parent.name] = np.array([ours[name] - label for name, (_, label) in labels.items()])
+    if len(found) > 1:
+        found["mean of their predictions"] = np.mean(list(found.values()), axis=0)
+    for name, errors in found.items():
         low, high = paired_bootstrap_interval(errors, theirs, seed=0)
-        print_row(path.parent.name, errors, f"{low:+.4f} to {high:+.4f}")
+        print_row(name, errors, f"{low:+.4f} to {high:+.4f}")
 
 
 def print_row(name: str, errors: np.ndarray, difference: str) -> None:
