@@ -101,7 +101,7 @@ def dataset_to_train_on(config: RunConfig, root: Path | None = None) -> Prepared
     try:
         return open_dataset(config.data.dataset, root, config.data.split_scheme)
     except DataError as error:
-        if config.task.name in SAMPLES:
+        if config.data.dataset not in SAMPLES.values() and config.task.name in SAMPLES:
             error.hint = f"{error.hint or ''} For a first run without data: --sample.".strip()
         raise
 

@@ -76,3 +76,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the choice most like `name`, or an empty string."""
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f" Did you mean '{found[0]}'?" if found else ""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. Recognises torch's errors by name, since importing torch takes seconds."""
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
+    if isinstance(error, MemoryError) or ("torch", "OutOfMemoryError") in kinds:
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "CUDA out of memory" in text)

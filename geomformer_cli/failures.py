@@ -20,7 +20,7 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from geomformer import __version__
-from geomformer.errors import DataError, GeomformerError, Interrupted, ResourceError
+from geomformer.errors import DataError, GeomformerError, Interrupted, ResourceError, out_of_memory
 from geomformer_cli import console
 
 P = ParamSpec("P")
@@ -105,20 +105,11 @@ def expected(error: BaseException, kept: str = "") -> GeomformerError | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" while writing {error.filename}" if error.filename else ""
         return DataError(f"The disk is full{where}.", f"Free some space and run the command again. {kept}".strip())
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return ResourceError(f"Memory ran out: {_first_line(error) or 'an allocation failed'}.", _OUT_OF_MEMORY)
     if isinstance(error, OSError) and error.filename and error.strerror:
         return DataError(f"{error.filename}: {error.strerror}.", "Check the path and its permissions.")
     return None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Recognises torch's errors by name, since importing torch takes seconds."""
-    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
-    if isinstance(error, MemoryError) or ("torch", "OutOfMemoryError") in kinds:
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "CUDA out of memory" in text)
 
 
 def _first_line(error: BaseException) -> str:

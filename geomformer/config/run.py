@@ -140,6 +140,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
+        if self.model.passes > 1 and self.task.name in ("is2re", "is2rs", "nbody"):
+            raise ValueError(
+                f"task {self.task.name} needs model.passes: 1, found {self.model.passes}: its displacements are scaled "
+                "and some atoms are fixed, which passes after the first do not know"
+            )
         if self.task.differentiates:
             self._check_differentiable()
         elif self.task.name == "md17" and self.model.num_vectors != 1:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geomformer.errors import ConfigError, DataError, MoleculeError
+from geomformer.errors import ConfigError, DataError, MoleculeError, out_of_memory
 from geomformer.inference.averaging import ConformerPredictions, predict_records
 from geomformer.inference.forces import FORCE_COLUMN, ev_per_unit, force_answer, molecule_record, predicts_forces
 from geomformer.inference.frames import check_size, checked_atoms
@@ -167,7 +167,10 @@ def predicted_rows(
         records = [(position, found) for position, found in enumerate(built) if isinstance(found, Record)]
         if not warned and any(found.fixed is not None and not found.fixed.any() for _, found in records):
             warned = True
-            log.warning("a structure has neither fixed atoms nor atoms of tag 0: all of its atoms may move")
+            log.warning(
+                "a structure has neither fixed atoms nor atoms of tag 0: all of its atoms may move, and count for its "
+                "energy, which differs from that of the same structure with its lower layers fixed"
+            )
         predictions = predict_all(predictor, records)
         for position, (item, found) in enumerate(zip(chunk, built, strict=True)):
             yield row_of(predictor, item, found, predictions.get(position))
@@ -232,14 +235,23 @@ def checked_lattice(atoms: Atoms) -> np.ndarray:
 def predict_all(
     predictor: Predictor, records: Sequence[tuple[int, Record]]
 ) -> Mapping[int, ConformerPredictions | MoleculeError]:
-    """Runs the model; a system that cannot be prepared for it costs its own row only."""
+    """Runs the model; a system that cannot be prepared for it or is too large for the memory costs its own row only."""
     try:
         found = predict_records(predictor.model, predictor.task, records, predictor.settings)
         return {prediction.index: prediction for prediction in found}
-    except DataError as error:
+    except (DataError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, DataError) and not out_of_memory(error):
+            raise
         if len(records) == 1:
-            return {records[0][0]: MoleculeError("failed", error.message)}
+            return {records[0][0]: refusal(records[0][1], error)}
         return {index: result for one in records for index, result in predict_all(predictor, [one]).items()}
+
+
+def refusal(record: Record, error: Exception) -> MoleculeError:
+    """Why one system has no prediction."""
+    if isinstance(error, DataError):
+        return MoleculeError("failed", error.message)
+    return MoleculeError("too_large", f"Memory does not suffice for its {record.num_atoms} atoms.")
 
 
 def row_of(

@@ -82,7 +82,7 @@ class StreamPair(nn.Module):
         with torch.autocast(x_BN3.device.type, enabled=False):
             if isinstance(self.equivariant_input, NeighbourInput):
                 return self.equivariant_input(required(edges, "near pairs"), types_BN)
-            return self.equivariant_input(x_BN3, types_BN, batch.own)
+            return self.equivariant_input(x_BN3, types_BN, batch.mask, batch.own)
 
 
 @dataclass

@@ -57,11 +57,12 @@ class CentroidInput(nn.Module):
         self.kernels = kernels
         self.linear = nn.Linear(kernels.centres.numel(), dim, bias=False)
 
-    def forward(self, x_BN3: Tensor, types_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        weight_BN1 = mask_BN[..., None].to(x_BN3.dtype)
+    def forward(self, x_BN3: Tensor, types_BN: Tensor, mask_BN: Tensor, own_BN: Tensor | None = None) -> Tensor:
+        """(B, N, 3, D). `own_BN`: atoms that count for the mean, all by default; periodic images do not."""
         if self.centre:
+            weight_BN1 = (mask_BN if own_BN is None else own_BN)[..., None].to(x_BN3.dtype)
             x_BN3 = x_BN3 - (x_BN3 * weight_BN1).sum(1, keepdim=True) / weight_BN1.sum(1, keepdim=True)
-        x_BN3 = x_BN3 * weight_BN1
+        x_BN3 = x_BN3 * mask_BN[..., None].to(x_BN3.dtype)
         g_BND = self.linear(self.kernels(self.affine(safe_norm(x_BN3), types_BN)))
         return direction(x_BN3, DIRECTION_EPS)[..., None] * g_BND[:, :, None, :]
 

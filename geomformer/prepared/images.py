@@ -20,6 +20,9 @@ PER_SYSTEM = ("cell", "pbc", "bond_index", "bond_features")
 AROUND = 8
 """Cells around a cell of a slab."""
 
+MAX_PAIRS_PER_ATOM = 2000
+"""Near copies of an atom on average; a dense metal has 150 within 8 Angstrom."""
+
 MAX_COPIES = 2**22
 """Copies that one search looks at: a cell with a vanishing height would otherwise ask for all memory."""
 
@@ -91,6 +94,11 @@ def near_pairs(
     low, high = fractions.min(0) - reach, fractions.max(0) + reach
     step, atom = np.nonzero(((copies >= low) & (copies <= high)).all(-1))
     home, around = cKDTree(fractions @ lattice), cKDTree(copies[step, atom] @ lattice)
+    if home.count_neighbors(around, cutoff) > MAX_PAIRS_PER_ATOM * len(positions):
+        raise DataError(
+            f"Expected at most {MAX_PAIRS_PER_ATOM} copies of atoms within {cutoff:g} Angstrom of an atom, found more.",
+            "Check the cell and the unit of the positions: atoms overlap.",
+        )
     found = home.sparse_distance_matrix(around, cutoff, output_type="ndarray")
     found = found[found["v"] < cutoff]
     found = found[np.lexsort((found["j"], found["i"]))]

@@ -29,13 +29,13 @@ def install_sample(name: str, prepared: Path) -> Path:
         DataError: the folder cannot be written.
     """
     folder = prepared / name
-    if folder.exists():
+    if (folder / "manifest.json").exists():
         return folder
     check_writable(prepared)
     copy = prepared / f".{name}.{os.getpid()}"
     shutil.copytree(Path(__file__).parent / FOLDERS[name], copy, dirs_exist_ok=True)
     try:
-        copy.rename(folder)
+        copy.rename(folder)  # also onto an empty folder
     except OSError:  # another process was faster
         shutil.rmtree(copy)
     return folder

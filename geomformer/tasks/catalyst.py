@@ -71,10 +71,11 @@ class CatalystTask:
         return self.scalars.predictions(output)
 
     def vector_predictions(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
-        """The relaxed structure; atoms that are fixed, or of tag 0 where nothing says what is fixed, stay."""
+        """The relaxed structure. Atoms that are fixed stay, and so do those of tag 0, whose vectors are not trained."""
         if batch.tags is None:
             raise ValueError("catalysts need tags")
-        free = batch.own & (batch.tags > 0 if batch.fixed is None else ~batch.fixed)
+        free = batch.own & (batch.tags > 0)
+        free = free if batch.fixed is None else free & ~batch.fixed
         relaxed = batch.positions + self.displacements(output)
         return {POSITIONS: torch.where(free[..., None], relaxed, batch.positions)}
 
@@ -91,7 +92,9 @@ class CatalystTask:
         if weight and batch.target_positions is not None:
             losses["position"] = self.position_loss(output, batch)
             terms.append(weight * losses["position"])
-        return {"total": torch.stack(terms).sum(), **losses}
+        # Without anything to learn from in this batch the loss is zero, with a gradient that is zero.
+        total = torch.stack(terms).sum() if terms else self.displacements(output).sum() * 0.0
+        return {"total": total, **losses}
 
     def position_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         """Summed over systems: the mean over atoms that may move (tag 1 and 2) of the displacement's error in units of

@@ -198,3 +198,18 @@ def test_images_as_tokens_turn_and_move_with_the_slab() -> None:
     moved = run(crystal.moved(np.array([1.0, 2.0, 3.0])))
     assert relative_error(moved.scalars, expected.scalars) < 1e-5
     assert relative_error(run(crystal.other_copies(np.random.default_rng(0))).scalars, expected.scalars) > 1e-4
+
+
+@torch.no_grad()
+def test_images_as_tokens_start_with_vectors_of_their_own() -> None:
+    """Only the mean leaves images out: an image far from the centroid has a direction like any atom."""
+    model = build(num_layers=1, **TOKENS)
+    options = ImageOptions.of(model.config)
+    assert options is not None
+    batch = token_batch(slab(), options)
+    pair = model.pairs[0]
+    start = pair.vectors(batch, batch.atomic_numbers, None)
+    assert batch.copies is not None and batch.copies.any()
+    assert start[batch.copies].flatten(1).norm(dim=1).min() > 1e-3
+    alone = replace(batch, copies=None, mask=batch.own)
+    assert torch.equal(pair.vectors(alone, batch.atomic_numbers, None)[batch.own], start[batch.own])

@@ -25,7 +25,7 @@ from geomformer.artifacts.manifest import Inputs, Target
 from geomformer.config.load import load_config
 from geomformer.errors import ConfigError, DataError
 from geomformer.inference import structures
-from geomformer.inference.averaging import ConformerPredictions, InferenceSettings
+from geomformer.inference.averaging import ConformerPredictions, InferenceSettings, predict_records
 from geomformer.inference.structures import CHUNK_FRAMES, relaxed, to_record
 from geomformer.io.atoms import Structure
 from geomformer.prepared.collate import Sample, collate
@@ -261,7 +261,8 @@ def test_all_atoms_free_is_said(models: Path, tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         predict(models, tmp_path / "in.traj", tmp_path / "out.csv")
     assert [record.message for record in caplog.records].count(
-        "a structure has neither fixed atoms nor atoms of tag 0: all of its atoms may move"
+        "a structure has neither fixed atoms nor atoms of tag 0: all of its atoms may move, and count for its "
+        "energy, which differs from that of the same structure with its lower layers fixed"
     ) == 1
 
 
@@ -313,6 +314,22 @@ def test_a_system_the_model_cannot_take_costs_its_own_row(models: Path, tmp_path
     write(tmp_path / "in.traj", [slab(), flat, slab()])
     predict(models, tmp_path / "in.traj", tmp_path / "out.csv")
     assert [row["status"] for row in table(tmp_path / "out.csv")] == ["ok", "failed", "ok"]
+
+
+def test_a_system_too_large_for_the_memory_costs_its_own_row(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_of_memory(model: Any, task: Any, records: Any, settings: Any) -> Any:
+        if max(record.num_atoms for _, record in records) > 20:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return predict_records(model, task, records, settings)
+
+    monkeypatch.setattr(structures, "predict_records", short_of_memory)
+    write(tmp_path / "in.traj", [slab(), slab() * (2, 2, 1), slab()])
+    predict(models, tmp_path / "in.traj", tmp_path / "out.csv")
+    rows = table(tmp_path / "out.csv")
+    assert [row["status"] for row in rows] == ["ok", "too_large", "ok"]
+    assert "Memory does not suffice" in rows[1]["error"]
 
 
 def test_a_number_that_is_not_finite_is_no_answer(models: Path, tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ def test_a_flat_cell_is_refused_instead_of_filling_the_memory() -> None:
         near_pairs(np.zeros((600, 3)), np.diag([10.0, 10.0, 1e-3]), np.ones(3, bool), 6.0)
 
 
+def test_overlapping_atoms_are_refused() -> None:
+    with pytest.raises(DataError, match="atoms overlap"):
+        near_pairs(np.random.default_rng(0).random((33, 3)), np.eye(3) * 0.5, np.ones(3, bool), 6.0)
+
+
 def test_images_near_the_adsorbate() -> None:
     crystal = slab(atoms=6)
     parent, shift = copies_near_adsorbate(crystal.positions, crystal.cell, np.ones(3, bool), crystal.tags, 5.0)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from checks.systems import orthogonal
 
+from geomformer.config.load import load_config
 from geomformer.config.run import TaskConfig
+from geomformer.errors import ConfigError
 from geomformer.models.geomformer import ModelOutput
 from geomformer.prepared.collate import Sample, collate, gather_samples
 from geomformer.prepared.gathered import Gathered
@@ -170,3 +172,15 @@ def test_frozen_atoms_are_unmoved_bit_for_bit() -> None:
     batch.fixed = None
     by_tag = task("is2rs").vector_predictions(output(batch, None, vectors), batch)["positions"]
     assert torch.equal(by_tag, relaxed), "without constraints atoms of tag 0 stay"
+
+
+def test_a_batch_without_any_relaxed_structure_teaches_nothing() -> None:
+    batch = batch_of([slab(0, relaxed=False)])
+    vectors = torch.randn(1, 8, 1, 3, requires_grad=True)
+    task("is2rs").losses(output(batch, None, vectors), batch, 0.0)["total"].backward()
+    assert vectors.grad is not None and not vectors.grad.any()
+
+
+def test_several_passes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"needs model\.passes: 1"):
+        load_config("is2re-small", ["model.passes=2"])
