@@ -194,7 +194,8 @@ def to_record(item: Structure, max_atoms: int | None, adsorbate: Sequence[int] |
     """Returns the record of a frame.
 
     Atoms are fixed where constraints say so; where none does, those of tag 0 are, as in OC20. Atoms that constraints
-    leave some freedom count as free.
+    leave some freedom count as free. Positions are centred before they are rounded to float32, since a structure may
+    lie anywhere and the answer does not depend on where.
 
     Raises:
         MoleculeError: it could not be read, is not finite, no slab with an adsorbate, or larger than `max_atoms`.
@@ -207,7 +208,7 @@ def to_record(item: Structure, max_atoms: int | None, adsorbate: Sequence[int] |
     return Record(
         id=item.id,
         atomic_numbers=atoms.numbers.astype(np.uint8),
-        positions=atoms.positions[None].astype(np.float32),
+        positions=(atoms.positions - atoms.positions.mean(0))[None].astype(np.float32),
         conformer_source=np.array([CONFORMER_SOURCES.index("given")], np.uint8),
         cell=atoms.cell.array.astype(np.float32),
         pbc=atoms.pbc.copy(),

@@ -27,6 +27,14 @@ ATOMS_KEY = "_atoms"
 RESULTS_KEY = "_results"
 """Key of energy (eV) and forces (eV/Angstrom, (N, 3)) that were predicted for a row's structure."""
 
+RESERVED = frozenset(
+    [
+        *("energy", "free_energy", "energies", "forces", "stress", "stresses", "virial", "dipole", "magmom", "magmoms"),
+        *("charges", "lattice", "properties", "pbc"),
+    ]
+)
+"""Keys of extxyz that ASE gives a meaning of its own."""
+
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz")
 OUTPUT_FILES = f"extxyz, xyz, traj, cif, vasp, POSCAR or a table ({', '.join(TABLE_SUFFIXES)})"
 """What can be written, in words."""
@@ -65,8 +73,10 @@ class StructureWriter(RowWriter):
         return atoms
 
     def _is_stale(self, key: str) -> bool:
-        """Whether a key is of a prediction that the input itself came from."""
-        return key in self.columns or key.startswith("pred_")
+        """Whether a key is of a prediction that the input itself came from, or of a calculation of its own: readers of
+        extxyz would take it for a result, or for the cell.
+        """
+        return key in self.columns or key.startswith("pred_") or key.lower() in RESERVED
 
     @abstractmethod
     def _frame(self, atoms: Atoms) -> None:

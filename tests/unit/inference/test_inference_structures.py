@@ -383,3 +383,10 @@ def test_output_that_cannot_be_written(models: Path, tmp_path: Path) -> None:
         predict(models, tmp_path / "in.traj", tmp_path / "out.sdf")
     with pytest.raises(ConfigError, match="other than the input"):
         predict(models, tmp_path / "in.traj", tmp_path / "in.traj")
+
+
+def test_where_a_structure_lies_is_not_rounded_away() -> None:
+    atoms, far = slab(), slab()
+    far.positions += np.array([1e6, -3e5, 2e5])
+    near, moved = (to_record(Structure(0, "a", "a.traj", item), None, None) for item in (atoms, far))
+    assert np.abs(near.positions - moved.positions).max() < 1e-6

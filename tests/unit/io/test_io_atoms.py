@@ -232,6 +232,17 @@ def test_written_structures_are_read_again(tmp_path: Path, name: str) -> None:
         assert first.arrays["site"].tolist() == ["top", "hollow", "a", "b", "c"]
 
 
+def test_results_of_the_input_are_not_taken_for_ours(tmp_path: Path) -> None:
+    """Keys that ASE reads as results or as the cell would be stale, or unreadable."""
+    atoms = slab()
+    atoms.info |= {"stress": [1.0] * 6, "energy": 3.0, "Lattice": "none", "note": "kept"}
+    with open_output(tmp_path / "out.extxyz", {"index": int}, ["index"]) as writer:
+        writer.write([row(0, atoms)])
+    found = read(tmp_path / "out.extxyz")
+    assert found.info["note"] == "kept" and "energy" not in found.info and found.calc is None
+    assert np.allclose(found.cell, atoms.cell)
+
+
 def test_single_structures(tmp_path: Path) -> None:
     atoms = slab()
     for name in ("a.cif", "a.vasp", "CONTCAR"):
