@@ -14,7 +14,8 @@ def check_inputs(manifest: Manifest, dataset: PreparedDataset) -> None:
     """Refuses a dataset that the model cannot be judged on."""
     options = dataset.manifest.get("options", {})
     hydrogens = options.get("chemistry", {}).get("hydrogens")
-    if hydrogens is not None and hydrogens != manifest.inputs.hydrogens:
+    molecules = manifest.inputs.geometry != "given"  # other models refuse molecules by what these lack, see below
+    if molecules and hydrogens is not None and hydrogens != manifest.inputs.hydrogens:
         kinds = {True: "explicit hydrogens", False: "heavy atoms only"}
         raise ArtifactError(
             f"{manifest.reference} reads {kinds[manifest.inputs.hydrogens]}, {dataset.path} has {kinds[hydrogens]}.",

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geomformer.errors import ArtifactError, DataError
-from geomformer.evaluation.metrics import metric_key
+from geomformer.errors import DataError
+from geomformer.evaluation.metrics import metric_key, vector_errors
+from geomformer.tasks import FORCES
 from geomformer.units import EV_PER
 
 if TYPE_CHECKING:
     from geomformer.records import Record
-
-FORCES = "forces"
-"""Name of predicted forces among the vectors of a task."""
 
 MEV = "mev"
 
@@ -48,11 +46,7 @@ def force_scores(record: Record, forces: np.ndarray, unit: str) -> dict[str, flo
     """
     if record.forces is None:
         raise DataError(f"System {record.id} has no forces to compare with.", "Evaluate on a split with labels.")
-    if forces.shape != record.forces.shape:
-        raise ValueError(f"predicted forces have shape {forces.shape}, expected {record.forces.shape}")
-    if not np.isfinite(forces).all():
-        raise ArtifactError(f"The predicted forces of system {record.id} are not finite numbers.")
-    error = np.asarray(forces, np.float64) - np.asarray(record.forces, np.float64)
+    error = vector_errors(FORCES, record.id, forces, record.forces)
     mae = float(np.abs(error).mean())
     found = {force_key("mae", unit): mae, force_key("rmse", unit): float(np.sqrt(np.square(error).mean()))}
     return found | in_mev(FORCES, mae, unit)

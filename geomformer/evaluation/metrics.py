@@ -53,6 +53,25 @@ class TargetMetrics:
         return {"mae": self.absolute / self.count, "rmse": math.sqrt(mse), "mse": mse, "count": self.count}
 
 
+def vector_errors(name: str, system: str, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Prediction minus label of the vectors of one system. (N, 3) float64
+
+    Args:
+        name: of the vectors, in words.
+        system: identifier of the system.
+        prediction, label: (N, 3).
+
+    Raises:
+        ArtifactError: the prediction is not finite.
+        ValueError: the shapes differ.
+    """
+    if prediction.shape != label.shape:
+        raise ValueError(f"predicted {name} have shape {prediction.shape}, expected {label.shape}")
+    if not np.isfinite(prediction).all():
+        raise ArtifactError(f"The predicted {name} of system {system} are not finite numbers.")
+    return as_array(prediction) - as_array(label)
+
+
 def metric_key(target: str, metric: str, unit: str) -> str:
     """Name of a metric in every output: TARGET_METRIC_UNIT (`gap_mae_ev`); squared units end in 2 (`gap_mse_ev2`), and
     there is no unit for numbers without one (`positions_mse`).

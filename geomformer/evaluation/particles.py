@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geomformer.errors import ArtifactError, DataError
+from geomformer.errors import DataError
+from geomformer.evaluation.metrics import vector_errors
+from geomformer.tasks import POSITIONS
 from geomformer.tasks.nbody import HORIZON
 
 if TYPE_CHECKING:
@@ -37,11 +39,7 @@ def particle_scores(record: Record, positions: np.ndarray) -> dict[str, float]:
         raise DataError(
             f"System {record.id} has no target positions to compare with.", "Evaluate on a split with labels."
         )
-    if positions.shape != record.target_positions.shape:
-        raise ValueError(f"predicted positions have shape {positions.shape}, expected {record.target_positions.shape}")
-    if not np.isfinite(positions).all():
-        raise ArtifactError(f"The predicted positions of system {record.id} are not finite numbers.")
-    error = np.asarray(positions, np.float64) - np.asarray(record.target_positions, np.float64)
+    error = vector_errors(POSITIONS, record.id, positions, record.target_positions)
     return {MSE: float(np.square(error).mean())}
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geomformer.errors import ArtifactError, DataError
+from geomformer.errors import DataError
+from geomformer.evaluation.metrics import vector_errors
 
 if TYPE_CHECKING:
     from geomformer.records import Record
@@ -94,14 +95,10 @@ def structure_scores(record: Record, positions: np.ndarray) -> dict[str, float]:
         raise DataError(
             f"System {record.id} has no relaxed structure to compare with.", "Evaluate on a split with labels."
         )
-    if positions.shape != record.target_positions.shape:
-        raise ValueError(f"predicted positions have shape {positions.shape}, expected {record.target_positions.shape}")
-    if not np.isfinite(positions).all():
-        raise ArtifactError(f"The predicted positions of system {record.id} are not finite numbers.")
+    difference = vector_errors("positions", record.id, positions, record.target_positions)
     free = np.ones(len(positions), bool) if record.fixed is None else np.asarray(record.fixed) == 0
     if not free.any():
         return dict.fromkeys((ADWT, ADWT_ALL_ATOMS, ADWT_MAE, DISTANCE), math.nan)
-    difference = np.asarray(positions, np.float64) - np.asarray(record.target_positions, np.float64)
     moved = minimum_image(difference, record.cell, record.pbc)
     distances = np.linalg.norm(moved, axis=1)
     distance = float(distances[free].mean())

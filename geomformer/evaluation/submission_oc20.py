@@ -18,12 +18,12 @@ import numpy as np
 
 from geomformer.errors import ArtifactError, ConfigError, DataError
 from geomformer.evaluation.checks import check_inputs, check_records
-from geomformer.evaluation.vectors import POSITIONS
 from geomformer.files import check_writable, write_atomic
 from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.split import PreparedSplit
+from geomformer.tasks import POSITIONS
 
 logger = logging.getLogger(__name__)
 

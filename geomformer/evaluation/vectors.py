@@ -16,20 +16,17 @@ import numpy as np
 
 from geomformer.datasets.oc20.sources import VALIDATION
 from geomformer.errors import ConfigError
-from geomformer.evaluation.forces import FORCES, force_key, force_scores, zero_forces
+from geomformer.evaluation.forces import force_key, force_scores, zero_forces
 from geomformer.evaluation.particles import MSE, particle_scores, unaided
 from geomformer.evaluation.plots import threshold_plot
 from geomformer.evaluation.structures import DISTANCE, THRESHOLDS, structure_scores
 from geomformer.files import write_atomic
-from geomformer.tasks import CATALYST, MD17, NBODY
+from geomformer.tasks import CATALYST, FORCES, MD17, NBODY, POSITIONS
 
 if TYPE_CHECKING:
     from geomformer.evaluation.evaluate import SplitResult
     from geomformer.prepared.split import PreparedSplit
     from geomformer.records import Record
-
-POSITIONS = "positions"
-"""Name of predicted positions among the vectors of a task."""
 
 SPLIT_LABELS = dict(zip(VALIDATION, ("ID", "OOD Ads", "OOD Cat", "OOD Both"), strict=True))
 """The validation splits of OC20 as papers name them, in their order."""

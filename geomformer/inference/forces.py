@@ -9,16 +9,14 @@ import numpy as np
 from geomformer.artifacts.manifest import Manifest
 from geomformer.errors import ArtifactError, MoleculeError
 from geomformer.inference.averaging import ConformerPredictions
+from geomformer.inference.frames import centred
 from geomformer.io.atoms_writers import RESULTS_KEY
 from geomformer.records import CONFORMER_SOURCES, Record
-from geomformer.tasks import MD17
+from geomformer.tasks import FORCES, MD17
 from geomformer.units import EV_PER
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-FORCES = "forces"
-"""Name of predicted forces among the vectors of a task."""
 
 FORCE_COLUMN = "max_force_ev_angstrom"
 
@@ -51,8 +49,6 @@ def energy_of(manifest: Manifest) -> str:
 def molecule_record(name: str, atoms: Atoms, periodic: bool) -> Record:
     """Returns the record of a structure for a force field.
 
-    A molecule is centred in float64, since far from the origin float32 is coarse.
-
     Args:
         name: identifier.
         atoms: the structure.
@@ -67,11 +63,10 @@ def molecule_record(name: str, atoms: Atoms, periodic: bool) -> Record:
             "Expected a molecule, found a periodic structure; the model reads no copies of atoms. For a molecule in a "
             "box set pbc to false.",
         )
-    positions = atoms.positions if atoms.pbc.any() else atoms.positions - atoms.positions.mean(0)
     return Record(
         id=name,
         atomic_numbers=atoms.numbers.astype(np.uint8),
-        positions=positions[None].astype(np.float32),
+        positions=centred(atoms)[None].astype(np.float32),
         conformer_source=np.array([CONFORMER_SOURCES.index("given")], np.uint8),
         cell=atoms.cell.array.astype(np.float32) if periodic else None,
         pbc=atoms.pbc.copy() if periodic else None,

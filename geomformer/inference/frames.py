@@ -24,6 +24,11 @@ def checked_atoms(item: Structure) -> Atoms:
     return item.atoms
 
 
+def centred(atoms: Atoms) -> np.ndarray:
+    """Positions counted from their mean, in float64: far from the origin float32 is coarse. (N, 3)"""
+    return atoms.positions - atoms.positions.mean(0)
+
+
 def check_size(atoms: Atoms, max_atoms: int | None) -> Atoms:
     """Passes a structure of at most `max_atoms` atoms (MoleculeError: `too_large`)."""
     if max_atoms is not None and len(atoms) > max_atoms:

@@ -14,7 +14,7 @@ import numpy as np
 from geomformer.errors import ConfigError, DataError, MoleculeError, out_of_memory
 from geomformer.inference.averaging import ConformerPredictions, predict_records
 from geomformer.inference.forces import FORCE_COLUMN, ev_per_unit, force_answer, molecule_record, predicts_forces
-from geomformer.inference.frames import check_size, checked_atoms
+from geomformer.inference.frames import centred, check_size, checked_atoms
 from geomformer.inference.predictor import FILE_COLUMN, Predictor, PredictSummary, Progress, check_output
 from geomformer.io.atoms import Structure, check_structures, read_structures
 from geomformer.io.atoms_writers import ATOMS_KEY, SINGLE, open_output, output_format
@@ -22,6 +22,7 @@ from geomformer.io.structures import fixed_atoms
 from geomformer.io.tags import SUBSURFACE, tag_atoms
 from geomformer.prepared.images import complete_cell
 from geomformer.records import CONFORMER_SOURCES, Record
+from geomformer.tasks import POSITIONS
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -30,9 +31,6 @@ log = logging.getLogger(__name__)
 
 CHUNK_FRAMES = 64
 """Frames between two writes."""
-
-POSITIONS = "positions"
-"""Name of the predicted relaxed structure."""
 
 DISPLACEMENT_COLUMN = "max_displacement_angstrom"
 NO_INFO = ("formula", "num_atoms", DISPLACEMENT_COLUMN, FORCE_COLUMN)
@@ -162,6 +160,13 @@ def predicted_rows(
     """Yields the row of each frame, in order: the columns, and the structure under `ATOMS_KEY`."""
     remaining = iter(structures)
     warned = False
+    images = predictor.settings.images
+    if images is not None and images.token_cutoff is not None:
+        log.warning(
+            "%s reads copies of atoms along the first two lattice vectors alone: lay the slab across the third, and do "
+            "not wrap its atoms one by one, or the answer is another",
+            predictor.manifest.reference,
+        )
     while chunk := list(itertools.islice(remaining, CHUNK_FRAMES)):
         built = [build(predictor, item, adsorbate) for item in chunk]
         records = [(position, found) for position, found in enumerate(built) if isinstance(found, Record)]
@@ -194,8 +199,7 @@ def to_record(item: Structure, max_atoms: int | None, adsorbate: Sequence[int] |
     """Returns the record of a frame.
 
     Atoms are fixed where constraints say so; where none does, those of tag 0 are, as in OC20. Atoms that constraints
-    leave some freedom count as free. Positions are centred before they are rounded to float32, since a structure may
-    lie anywhere and the answer does not depend on where.
+    leave some freedom count as free; of tag 0 they stay all the same, since their vectors are not trained.
 
     Raises:
         MoleculeError: it could not be read, is not finite, no slab with an adsorbate, or larger than `max_atoms`.
@@ -208,7 +212,7 @@ def to_record(item: Structure, max_atoms: int | None, adsorbate: Sequence[int] |
     return Record(
         id=item.id,
         atomic_numbers=atoms.numbers.astype(np.uint8),
-        positions=(atoms.positions - atoms.positions.mean(0))[None].astype(np.float32),
+        positions=centred(atoms)[None].astype(np.float32),
         conformer_source=np.array([CONFORMER_SOURCES.index("given")], np.uint8),
         cell=atoms.cell.array.astype(np.float32),
         pbc=atoms.pbc.copy(),
@@ -264,10 +268,12 @@ def row_of(
     row: dict[str, Any] = {"index": item.index, "id": item.id, FILE_COLUMN: item.file, ATOMS_KEY: item.atoms}
     if item.atoms is not None:
         row |= {"formula": item.atoms.get_chemical_formula(), "num_atoms": len(item.atoms)}
-    failure = next((found for found in (built, prediction) if isinstance(found, MoleculeError)), None)
-    if failure is not None:
-        return row | {"status": failure.status, "error": failure.message}
-    assert isinstance(built, Record) and isinstance(prediction, ConformerPredictions) and item.atoms is not None
+    if isinstance(built, MoleculeError):
+        return row | {"status": built.status, "error": built.message}
+    if prediction is None or item.atoms is None:
+        raise ValueError(f"frame {item.index} has a record, and no structure or no prediction")
+    if isinstance(prediction, MoleculeError):
+        return row | {"status": prediction.status, "error": prediction.message}
     if predicts_forces(predictor.manifest):
         return row | force_answer(predictor.manifest, prediction)
     scalar = scalar_of(predictor)
@@ -291,8 +297,7 @@ def relaxed(atoms: Atoms, record: Record, predicted: np.ndarray) -> tuple[Atoms,
         The relaxed structure, with the tags that the model saw where the input has none; the longest displacement,
         Angstrom.
     """
-    assert record.fixed is not None
-    free = ~record.fixed[:, None]
+    free = np.full((len(atoms), 1), True) if record.fixed is None else ~record.fixed[:, None]
     displacements = np.where(free, predicted - record.positions[0].astype(np.float64), 0.0)
     moved = atoms.copy()
     moved.positions[:] = np.where(free, atoms.positions + displacements, atoms.positions)

@@ -15,12 +15,13 @@ from ase.calculators.calculator import Calculator, all_changes
 from geomformer import api
 from geomformer.errors import ArtifactError, ConfigError, DataError, MoleculeError
 from geomformer.inference.averaging import predict_batch
-from geomformer.inference.forces import FORCES, energy_of, ev_per_unit, molecule_record, predicts_forces
-from geomformer.inference.frames import check_size, checked_atoms
+from geomformer.inference.forces import energy_of, ev_per_unit, molecule_record, predicts_forces
+from geomformer.inference.frames import centred, check_size, checked_atoms
 from geomformer.inference.predictor import Predictor
 from geomformer.io.atoms import Structure
 from geomformer.prepared.collate import Sample, collate
 from geomformer.records import Batch
+from geomformer.tasks import FORCES
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -108,7 +109,7 @@ class GeoMFormerCalculator(Calculator):
                 raise record
         except MoleculeError as error:
             raise DataError(f"{self.manifest.reference} cannot be used for {self.atoms}: {error.message}") from error
-        positions = atoms.positions if atoms.pbc.any() else atoms.positions - atoms.positions.mean(0)
+        positions = centred(atoms)
         batch = collate([Sample(record, 0, positions)], features=False, images=settings.images)
         exact = torch.as_tensor(positions[None], dtype=self.dtype, device=settings.device)
         return replace(batch.to(settings.device, self.dtype), positions=exact)

@@ -15,6 +15,9 @@ CATALYST = ("is2re", "is2rs")
 MD17 = "md17"
 NBODY = "nbody"
 
+POSITIONS, FORCES = "positions", "forces"
+"""Names of vectors per atom that tasks predict, and of their scales among the scalings of a model."""
+
 
 def build_task(config: TaskConfig, scaling: Mapping[str, Scaling]) -> Task:
     """Builds the task a configuration names.
@@ -53,10 +56,10 @@ def measured_scalings(config: TaskConfig, train: PreparedSplit, seed: int) -> di
     if config.name == NBODY:
         from geomformer.tasks import nbody
 
-        return {nbody.POSITIONS: Scaling(scale=nbody.displacement_scale(config, train))}
+        return {POSITIONS: Scaling(scale=nbody.displacement_scale(config, train))}
     if config.name not in CATALYST:
         return {}
-    from geomformer.tasks.catalyst import POSITIONS, displacement_scale
+    from geomformer.tasks.catalyst import displacement_scale
 
     return {POSITIONS: Scaling(scale=displacement_scale(config, train, seed))}
 

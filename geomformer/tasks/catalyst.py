@@ -21,11 +21,9 @@ from geomformer.prepared.collate import Sample
 from geomformer.prepared.gathered import Gathered
 from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch, Record
+from geomformer.tasks import POSITIONS
 from geomformer.tasks.base import Scaling, between
 from geomformer.tasks.scalars import ScalarTargets
-
-POSITIONS = "positions"
-"""Name of the displacement's scale among the scalings of a model."""
 
 MEASURED_SYSTEMS = 2048
 """Systems from which the scale of displacements is taken."""

@@ -24,11 +24,9 @@ from geomformer.prepared.collate import Sample
 from geomformer.prepared.gathered import Gathered
 from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch, Record
+from geomformer.tasks import FORCES
 from geomformer.tasks.base import Scaling
 from geomformer.tasks.differentiation import gradient
-
-FORCES = "forces"
-"""Name of the forces among the vectors, and of their scale among the scalings of a model."""
 
 _ROWS_AT_ONCE = 4096
 _SMALLEST = 1e-12

@@ -23,10 +23,8 @@ from geomformer.prepared.collate import Sample
 from geomformer.prepared.gathered import Gathered
 from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch, Record
+from geomformer.tasks import POSITIONS
 from geomformer.tasks.base import Scaling, between
-
-POSITIONS = "positions"
-"""Name of the predicted positions, and of their scale among the scalings of a model."""
 
 HORIZON = 1.0
 """Time from the input to the target, 1,000 steps of 0.001."""

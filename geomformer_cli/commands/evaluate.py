@@ -28,7 +28,7 @@ EXAMPLES = (
 )
 _METRICS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "ewt": "EwT", "adwt": "ADwT", "r2": "R2"}
 _SINGLE = "single_conformer"
-_CATALYSTS = {
+_ROWS = {
     "energy_mae_ev": ("energy MAE", "ev"),
     "energy_ewt_percent": ("EwT", "percent"),
     "positions_adwt_percent": ("ADwT", "percent"),
@@ -37,7 +37,7 @@ _CATALYSTS = {
     "positions_adwt_mae_percent": ("looser reading of ADwT: coordinate MAE", "percent"),
     "positions_mse": ("MSE of positions", ""),
 }
-"""Rows of the table of catalysts, in their order: name and unit by key."""
+"""Rows of a table with baselines that come first, in their order: name and unit by key."""
 
 
 Task = Annotated[
@@ -132,10 +132,10 @@ def evaluate(
     if json:
         console.result_json(metrics)
     elif "baselines" in metrics:
-        _show_catalysts(metrics)
+        _show_with_baselines(metrics)
     else:
         _show(metrics)
-    console.message(f"Written: metrics.json and plots in {folder}")
+    console.message(f"Written: {folder}")
 
 
 def _check_alone(others: Mapping[str, object]) -> None:
@@ -206,7 +206,7 @@ def _show(metrics: dict[str, Any]) -> None:
     console.result_table(["metric", "unit", *splits], rows, numbers=range(2, 2 + len(splits)))
 
 
-def _show_catalysts(metrics: dict[str, Any]) -> None:
+def _show_with_baselines(metrics: dict[str, Any]) -> None:
     """A line per metric and method: the model, then what needs none; a column per split, then their plain mean."""
     from geomformer.evaluation.vectors import SPLIT_LABELS
 
@@ -215,8 +215,8 @@ def _show_catalysts(metrics: dict[str, Any]) -> None:
     splits = list(metrics["splits"])
     mean = ["AVG"] if len(splits) > 1 else []
     rows = [["systems", "", "", *(_number(metrics["rows"][name]) for name in splits), *("" for _ in mean)]]
-    for key in _catalyst_keys(metrics):
-        name, unit = (_CATALYSTS[key][0], unit_label(_CATALYSTS[key][1])) if key in _CATALYSTS else describe(key)
+    for key in _keys_with_baselines(metrics):
+        name, unit = (_ROWS[key][0], unit_label(_ROWS[key][1])) if key in _ROWS else describe(key)
         for method, found in methods.items():
             values = [found["splits"].get(split, {}).get(key) for split in splits]
             values += [found["average"].get(key)] if mean else []
@@ -226,11 +226,11 @@ def _show_catalysts(metrics: dict[str, Any]) -> None:
     console.result_table(columns, rows, numbers=range(3, len(columns)))
 
 
-def _catalyst_keys(metrics: dict[str, Any]) -> list[str]:
-    """Those of `_CATALYSTS`, then the mean errors of other targets; squared errors are in the JSON."""
+def _keys_with_baselines(metrics: dict[str, Any]) -> list[str]:
+    """Those of `_ROWS`, then the mean errors of other targets; squared errors are in the JSON."""
     found = dict.fromkeys(key for values in metrics["splits"].values() for key in values)
-    others = [key for key in found if key not in _CATALYSTS and not {"rmse", "mse"} & set(key.split("_"))]
-    return [key for key in _CATALYSTS if key in found] + others
+    others = [key for key in found if key not in _ROWS and not {"rmse", "mse"} & set(key.split("_"))]
+    return [key for key in _ROWS if key in found] + others
 
 
 def describe(key: str) -> tuple[str, str]:

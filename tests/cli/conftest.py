@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
 import geomformer_cli
+from geomformer_cli.app import app
 
 PACKAGES = Path(geomformer_cli.__file__).parents[1]
 
@@ -19,6 +21,21 @@ def environment() -> dict[str, str]:
     """Finds the packages under test from any folder, installed or not."""
     path = os.pathsep.join([str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "GEOMFORMER_MODELS": "models", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command line in an empty folder and checks its exit code, 0 unless `code` says otherwise."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GEOMFORMER_DATA", "GEOMFORMER_MODELS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(app, list(words))
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
 
 
 @pytest.fixture(autouse=True)

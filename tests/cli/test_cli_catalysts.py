@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
-
-from geomformer_cli.app import app
 
 SMALL = [
     *("--set", "model.num_layers=1", "--set", "model.embed_dim=16", "--set", "model.ffn_dim=16"),
@@ -19,39 +16,25 @@ SMALL = [
 BOTH = pytest.mark.parametrize("task", ["is2re", "is2rs"])
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.chdir(tmp_path)
-    for name in ("GEOMFORMER_DATA", "GEOMFORMER_MODELS"):
-        monkeypatch.delenv(name, raising=False)
-
-    def invoke(*words: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(app, list(words))
-        assert result.exit_code == code, result.output
-        return result
-
-    return invoke
-
-
 @BOTH
-def test_without_data_the_command_names_what_to_do(run: Any, task: str) -> None:
-    message = " ".join(run("train", "--task", task, code=3).output.split())
+def test_without_data_the_command_names_what_to_do(invoke: Any, task: str) -> None:
+    message = " ".join(invoke("train", "--task", task, code=3).output.split())
     assert "geomformer preprocess oc20" in message and "--sample" in message
     assert not list(Path().iterdir()), "nothing is left behind"
 
 
-def test_the_bare_command_trains_where_the_dataset_is_in_its_place(run: Any) -> None:
-    run("train", "--task", "is2rs", "--sample", "--out", "first", *SMALL)
+def test_the_bare_command_trains_where_the_dataset_is_in_its_place(invoke: Any) -> None:
+    invoke("train", "--task", "is2rs", "--sample", "--out", "first", *SMALL)
     Path("data/prepared/oc20-sample").rename("data/prepared/oc20")
-    run("train", "--task", "is2rs", *SMALL)
+    invoke("train", "--task", "is2rs", *SMALL)
     assert Path("models/is2rs-geomformer/2/manifest.json").exists()
 
 
 @pytest.mark.parametrize("preset", ["is2re-small", "is2rs-small", "is2re-paper", "is2rs-paper", "is2rs-improved"])
-def test_sample_to_evaluation(run: Any, preset: str) -> None:
+def test_sample_to_evaluation(invoke: Any, preset: str) -> None:
     task = preset.partition("-")[0]
     smaller = [*SMALL, "--set", "data.batch_size=4"]
-    trained = run("train", "--preset", preset, "--sample", "--out", "run", *smaller)
+    trained = invoke("train", "--preset", preset, "--sample", "--out", "run", *smaller)
     assert trained.stdout.strip().endswith(f"{task}-geomformer@1")
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert any("train/position" in line for line in lines)
@@ -60,57 +43,59 @@ def test_sample_to_evaluation(run: Any, preset: str) -> None:
     scale = {target["name"]: target["scale"] for target in manifest["targets"]}["positions"]
     assert 0.05 < scale < 2.0, "the displacement's scale is measured"
     model = f"{task}-geomformer"
-    found = json.loads(run("evaluate", "--task", task, "--model", model, "--json").stdout)
+    found = json.loads(invoke("evaluate", "--task", task, "--model", model, "--json").stdout)
     assert found["dataset"] == "oc20" and set(found["splits"]) == {"val_id"}
     values, unmoved = found["splits"]["val_id"], found["baselines"]["no_move"]["splits"]["val_id"]
     assert values["positions_adwt_percent"] == pytest.approx(unmoved["positions_adwt_percent"], abs=25.0)
     assert ("energy_mae_ev" in values) == ("mean_energy" in found["baselines"]) == (task == "is2re")
-    run("models", "verify", model)
+    invoke("models", "verify", model)
 
 
-def test_a_run_continues_bit_for_bit(run: Any) -> None:
+def test_a_run_continues_bit_for_bit(invoke: Any) -> None:
     steps = ["--set", "train.checkpoint_every=2", "--set", "train.validate_every=2", "--set", "train.log_every=1"]
     words = ["train", "--task", "is2re", "--sample", *SMALL, *steps, "--set", "train.max_steps=4"]
-    run(*words, "--out", "whole")
-    run(*words, "--out", "broken")
+    invoke(*words, "--out", "whole")
+    invoke(*words, "--out", "broken")
     for name in ("result.json", "checkpoints/step-00000004.pt"):
         for path in Path("broken").glob(name):
             path.unlink()
     left = sorted(path.name for path in Path("broken/checkpoints").iterdir())
     assert left, "an earlier checkpoint is there to continue from"
-    run(*words, "--out", "broken", "--resume")
+    invoke(*words, "--out", "broken", "--resume")
     assert Path("broken/metrics.jsonl").read_bytes() == Path("whole/metrics.jsonl").read_bytes()
 
 
-def test_a_system_beyond_the_budget_is_a_message(run: Any) -> None:
-    result = run("train", "--task", "is2rs", "--sample", *SMALL, "--set", "data.batch_atoms=100", code=3)
+def test_a_system_beyond_the_budget_is_a_message(invoke: Any) -> None:
+    result = invoke("train", "--task", "is2rs", "--sample", *SMALL, "--set", "data.batch_atoms=100", code=3)
     assert "more atoms than a batch may hold (100)" in " ".join(result.output.split())
 
 
-def test_tasks_without_a_sample_say_so(run: Any) -> None:
-    assert "is2re and is2rs have" in " ".join(run("train", "--task", "gap", "--sample", code=2).output.split())
-    clash = run("train", "--task", "is2rs", "--sample", "--data", "oc20", code=2)
+def test_tasks_without_a_sample_say_so(invoke: Any) -> None:
+    assert "is2re and is2rs have" in " ".join(invoke("train", "--task", "gap", "--sample", code=2).output.split())
+    clash = invoke("train", "--task", "is2rs", "--sample", "--data", "oc20", code=2)
     assert "Leave one of them out" in " ".join(clash.output.split())
 
 
-def test_molecules_are_no_data_for_a_catalyst_model(run: Any) -> None:
+def test_molecules_are_no_data_for_a_catalyst_model(invoke: Any) -> None:
     Path("in.csv").write_text("smiles,energy\n" + "CCO,1.0\nCCN,2.0\n" * 5)
-    run("preprocess", "custom", "in.csv", "--target", "energy", "--conformers", "1", "--out", "molecules")
-    result = run("train", "--task", "is2re", "--data", "molecules", "--set", "data.valid_split=valid", *SMALL, code=3)
+    invoke("preprocess", "custom", "in.csv", "--target", "energy", "--conformers", "1", "--out", "molecules")
+    result = invoke(
+        "train", "--task", "is2re", "--data", "molecules", "--set", "data.valid_split=valid", *SMALL, code=3
+    )
     assert "tags and relaxed structures" in " ".join(result.output.split())
 
 
 @BOTH
-def test_prediction_of_the_sample_slabs(run: Any, task: str) -> None:
+def test_prediction_of_the_sample_slabs(invoke: Any, task: str) -> None:
     from ase.io import read
 
-    run("train", "--task", task, "--sample", *SMALL)
+    invoke("train", "--task", task, "--sample", *SMALL)
     manifest = Path(f"models/{task}-geomformer/1/manifest.json")
     content = json.loads(manifest.read_text())
     content["elements"] = dict.fromkeys(content["elements"], 100)  # the sample has too few systems of any element
     manifest.write_text(json.dumps(content))
     source = Path(__file__).parents[2] / "data/samples/oc20/relaxations.extxyz"
-    run("predict", str(source), "--model", f"{task}-geomformer", "--out", "relaxed.extxyz")
+    invoke("predict", str(source), "--model", f"{task}-geomformer", "--out", "relaxed.extxyz")
     before, after = read(source, ":"), read("relaxed.extxyz", ":")
     assert len(before) == len(after)
     for initial, relaxed in zip(before, after, strict=True):

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
-
-from geomformer_cli.app import app
+from typer.testing import Result
 
 SAMPLE = Path(__file__).parents[2] / "data" / "samples" / "rmd17"
 SMALL = [
@@ -22,17 +20,8 @@ KCAL_IN_EV = 0.0433641153087705
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(invoke: Any) -> Any:
     """Runs a command in a folder where the sample is prepared in its place."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("GEOMFORMER_DATA", "GEOMFORMER_MODELS"):
-        monkeypatch.delenv(name, raising=False)
-
-    def invoke(*words: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(app, list(words))
-        assert result.exit_code == code, result.output
-        return result
-
     invoke("preprocess", "rmd17", str(SAMPLE), "--molecule", "ethanol")
     return invoke
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer_cli.app import app
@@ -29,16 +29,8 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_root: Path) -> Any:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GEOMFORMER_MODELS", raising=False)
+def run(invoke: Any, monkeypatch: pytest.MonkeyPatch, data_root: Path) -> Any:
     monkeypatch.setenv("GEOMFORMER_DATA", str(data_root))
-
-    def invoke(*words: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(app, list(words))
-        assert result.exit_code == code, result.output
-        return result
-
     return invoke
 
 
