@@ -39,18 +39,13 @@ def main() -> None:
 
 
 def copy(source: Artifact, name: str, into: Path, metrics: dict[str, dict[str, float]], note: str) -> Artifact:
-    manifest = source.manifest
     path = source.path / "selftest.safetensors"
     return save_artifact(
         into,
         name,
         source.model(),
         source.config,
-        targets=manifest.targets,
-        inputs=manifest.inputs,
-        elements=manifest.elements,
-        dataset=manifest.dataset,
-        training=manifest.training,
+        **source.facts,
         metrics=metrics,
         selftest_batch=tensors_to_batch(read_tensors(path), path),
         card=note,

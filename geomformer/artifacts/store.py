@@ -82,6 +82,12 @@ class Artifact:
         """NAME@VERSION."""
         return self.manifest.reference
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `save_artifact` is told of a model's making, for a copy of it."""
+        names = ("targets", "inputs", "elements", "dataset", "training")
+        return {name: getattr(self.manifest, name) for name in names}
+
     def model(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
         """Builds the network in eval mode, in float32 unless `dtype` says otherwise.
 

@@ -132,4 +132,4 @@ def explain(error: Any) -> str:
         return f"unknown key '{where}'.{nearest(str(error['loc'][-1]), known)}"
     message = error["msg"].removeprefix("Value error, ")
     found = "" if isinstance(error["input"], dict | BaseModel) else f", found {error['input']!r}"
-    return f"{where}: {message}{found}"
+    return f"{where}: {message}{found}" if where else message + found

@@ -13,6 +13,9 @@ from geomformer.prepared.schemes import ALL, build_rows, choose_scheme
 from geomformer.prepared.split import PreparedSplit
 from geomformer.prepared.storage import BUILDING, MANIFEST
 
+BY_MOLECULE = ("md17", "rmd17")
+"""Datasets of several prepared ones, a folder for each molecule."""
+
 
 class PreparedDataset:
     """A prepared dataset on disk.
@@ -81,6 +84,8 @@ class PreparedDataset:
 
 def _not_there(path: Path) -> DataError:
     command = f"geomformer preprocess {path.name or 'custom FILES'}"
+    if path.parent.name in BY_MOLECULE:
+        command = f"geomformer preprocess {path.parent.name} --molecule {path.name}"
     if (path / BUILDING).exists():
         return DataError(
             f"The prepared dataset in {path} is not finished: its preparation was interrupted.",

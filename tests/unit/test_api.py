@@ -31,9 +31,17 @@ def test_datasets_open_by_name_and_path(tmp_path: Path, monkeypatch: pytest.Monk
     assert api.open_dataset(tmp_path / "prepared" / "toy").fingerprint == made.fingerprint
     monkeypatch.setenv("GEOMFORMER_DATA", str(tmp_path))
     assert api.open_dataset("toy").splits == {"train": 3, "valid": 3}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy").mkdir()
+    assert api.open_dataset("toy").fingerprint == made.fingerprint, "a folder that is no dataset hides none"
+    other = write_dataset(tmp_path / "near" / "toy", toy_splits(2, 2))
+    monkeypatch.chdir(tmp_path / "near")
+    assert api.open_dataset("toy").fingerprint == other.fingerprint, "a dataset in place comes first"
     with pytest.raises(DataError, match="geomformer preprocess qm9") as missing:
         api.open_dataset("qm9")
     assert missing.value.exit_code == 3
+    with pytest.raises(DataError, match="geomformer preprocess rmd17 --molecule aspirin"):
+        api.open_dataset("rmd17/aspirin")
 
 
 def test_unknown_datasets_name_the_nearest(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_versions_count_up_and_none_is_overwritten(tmp_path: Path, save: Save) -
     assert (first.path / "manifest.json").read_bytes() == before
     assert resolve("tiny@1", tmp_path) == first.path
     assert resolve("tiny", tmp_path).name == "4"
+    assert resolve(str(tmp_path / "tiny"), tmp_path / "other").name == "4", "the folder of its versions"
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path, save: Save) -> None:

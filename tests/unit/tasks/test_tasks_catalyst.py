@@ -182,5 +182,5 @@ def test_a_batch_without_any_relaxed_structure_teaches_nothing() -> None:
 
 
 def test_several_passes_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"needs model\.passes: 1"):
+    with pytest.raises(ConfigError, match=r"'is2re-small': task is2re needs model\.passes: 1"):
         load_config("is2re-small", ["model.passes=2"])
