@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geomformer.config.geomformer import GeoMFormerConfig
 from geomformer.config.load import load_config
 from geomformer.config.run import RunConfig
 from geomformer.devices import resolve_device
+from geomformer.errors import ConfigError
 from geomformer.models import build_model
 from geomformer.prepared.collate import Sample, collate
 from geomformer.prepared.images import ADSORBATE, ImageOptions
@@ -128,8 +130,11 @@ def benchmark_preset(preset: str, systems: int, atoms: int, *, device: str, dtyp
 
 def floor_products(config: RunConfig, rows: int, device: str, dtype: torch.dtype) -> Callable[[], None]:
     """The projection products of all layers, stream pairs and passes, each with weights of its own."""
-    dim = config.model.embed_dim
-    layers = config.model.num_layers * len(config.model.streams) * config.model.passes
+    model = config.model
+    if not isinstance(model, GeoMFormerConfig):
+        raise ConfigError(f"The floor counts the products of geomformer, found architecture {model.architecture}.")
+    dim = model.embed_dim
+    layers = model.num_layers * len(model.streams) * model.passes
     x_inv = torch.randn(rows, dim, device=device, dtype=dtype)
     x_equ = torch.randn(3 * rows, dim, device=device, dtype=dtype)
     weights = [

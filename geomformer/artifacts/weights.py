@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from geomformer.config.model import ModelConfig
+from geomformer.config.network import NetworkConfig
 from geomformer.errors import ArtifactError
 from geomformer.models import build_model
 
@@ -50,7 +50,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{path} cannot be read: {error}", "Copy or download the model again.") from error
 
 
-def load_network(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
+def load_network(config: NetworkConfig, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
     """Builds the network in float32 on the CPU, in eval mode, and fills in its weights. Draws no random numbers from
     the global generator.
 

@@ -9,8 +9,12 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from geomformer.config.model import ARCHITECTURES, CONFIGS, architecture_of
 from geomformer.config.run import RunConfig
 from geomformer.errors import ConfigError, nearest
+
+SIZES = frozenset({"num_layers", "embed_dim", "num_heads", "num_kernels"})
+"""Keys whose good values depend on the architecture."""
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -24,7 +28,8 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
     Args:
         source: name of a preset, or path of a YAML file (which may say `extends: PRESET`).
-        overrides: `section.key=value`, values in YAML syntax; later ones win.
+        overrides: `section.key=value`, values in YAML syntax; later ones win. `model.architecture=NAME` puts another
+            network in place of that of the source, see `choose_architecture`.
 
     Raises:
         ConfigError: unknown preset, key or value; the nearest known name is suggested.
@@ -33,6 +38,32 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     for override in overrides:
         apply_override(values, override)
     return validate(values, f"configuration '{source}'")
+
+
+def choose_architecture(values: dict[str, Any], architecture: str) -> None:
+    """Puts another network in place of the one that `values` describe: of the `model` section stay the
+    inputs and outputs that the other has too; sizes and what is its own take its defaults.
+
+    Raises:
+        ConfigError: there is no such architecture.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(no_architecture(architecture))
+    model = values.get("model", {})
+    if isinstance(model, Mapping) and architecture_of(model) != architecture:
+        known = CONFIGS[architecture].model_fields.keys() - SIZES
+        if "images" not in known and model.get("images", "none") != "none":
+            raise ConfigError(
+                f"Architecture {architecture} reads no periodic systems, which this configuration is for.",
+                "Choose geomformer, painn, torchmd-et or harmonics.",
+            )
+        kept = {key: value for key, value in model.items() if key in known}
+        values["model"] = kept | {"architecture": architecture}
+
+
+def no_architecture(found: str) -> str:
+    expected = ", ".join(ARCHITECTURES)
+    return f"model.architecture: expected one of {expected}, found '{found}'.{nearest(found, ARCHITECTURES)}"
 
 
 def validate(values: Mapping[str, Any], where: str) -> RunConfig:
@@ -71,10 +102,18 @@ def read_source(source: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any
     values = {key: {} if value is None and key in section_names() else value for key, value in values.items()}
     base = values.pop("extends", None)
     merged = read_source(str(base), (*extended_by, source)) if base else {}
-    merge(merged, values)
+    change(merged, values)
     if path.parent == PRESETS:
         merged["preset"] = source
     return merged
+
+
+def change(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Applies sections of changes in place; one that names another architecture puts it there first."""
+    model = changes.get("model")
+    if "model" in values and isinstance(model, Mapping) and "architecture" in model:
+        choose_architecture(values, str(model["architecture"]))
+    merge(values, changes)
 
 
 def merge(base: dict[str, Any], update: Mapping[str, Any]) -> None:
@@ -100,6 +139,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
     if isinstance(value, str) and is_float(value):
         value = float(value)  # YAML 1.1 reads 1e-4 as text
+    if (section, key) == ("model", "architecture"):
+        choose_architecture(values, str(value))
+        return
     there = values.setdefault(section, {})
     if isinstance(there, dict):  # anything else is `validate`'s to complain about
         there[key] = value
@@ -118,18 +160,25 @@ def section_names() -> list[str]:
 
 
 def section_model(name: str) -> type[BaseModel] | None:
+    """The class of a section, of several the first one; None where there is no such section."""
     annotation = RunConfig.model_fields[name].annotation if name in RunConfig.model_fields else None
-    candidates = [annotation, *get_args(annotation)]
-    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+    candidates = [annotation, *(get_args(item) or (item,) for item in get_args(annotation))]
+    flat = [item[0] if isinstance(item, tuple) else item for item in candidates]
+    return next((item for item in flat if isinstance(item, type) and issubclass(item, BaseModel)), None)
 
 
 def explain(error: Any) -> str:
     """One pydantic complaint as a sentence."""
-    where = ".".join(str(part) for part in error["loc"])
+    path = [str(part) for part in error["loc"]]
+    section: type[BaseModel] | None = section_model(path[0]) if len(path) > 1 else RunConfig
+    if path[:1] == ["model"] and len(path) > 1:  # then comes the architecture by which the section was read
+        section = CONFIGS[path.pop(1)]
+    where = ".".join(path)
     if error["type"] == "extra_forbidden":
-        model = section_model(str(error["loc"][0])) if len(error["loc"]) > 1 else RunConfig
-        known = list(model.model_fields) if model else []
-        return f"unknown key '{where}'.{nearest(str(error['loc'][-1]), known)}"
+        known = list(section.model_fields) if section else []
+        return f"unknown key '{where}'.{nearest(path[-1], known)}"
+    if error["type"] == "union_tag_invalid":
+        return no_architecture(str(error["ctx"]["tag"]))
     message = error["msg"].removeprefix("Value error, ")
     found = "" if isinstance(error["input"], dict | BaseModel) else f", found {error['input']!r}"
     return f"{where}: {message}{found}" if where else message + found

@@ -1,102 +1,46 @@
-"""The `model` section."""
+"""The `model` section: one form per architecture, told apart by its `architecture` key."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Tag
 
-from geomformer.config.section import Section
+from geomformer.config.egnn import EGNNConfig
+from geomformer.config.geomformer import GeoMFormerConfig
+from geomformer.config.harmonics import HarmonicsConfig
+from geomformer.config.network import NetworkConfig
+from geomformer.config.painn import PaiNNConfig
+from geomformer.config.sake import SAKEConfig
+from geomformer.config.torchmd_et import TorchMDETConfig
+
+CONFIGS: dict[str, type[NetworkConfig]] = {
+    "geomformer": GeoMFormerConfig,
+    "painn": PaiNNConfig,
+    "torchmd-et": TorchMDETConfig,
+    "sake": SAKEConfig,
+    "egnn": EGNNConfig,
+    "harmonics": HarmonicsConfig,
+}
+"""Section by architecture; the first one is meant where none is named."""
+
+ARCHITECTURES = tuple(CONFIGS)
 
 
-class ModelConfig(Section):
-    """Everything that decides the network's parameters and equations. Defaults are the project's own choice; the
-    `*-paper` presets set what the paper prints.
-    """
+def architecture_of(values: Any) -> Any:
+    """The `architecture` of a section, given as plain values or ready; the first one if it names none."""
+    if isinstance(values, Mapping):
+        return values.get("architecture", ARCHITECTURES[0])
+    return getattr(values, "architecture", None)
 
-    architecture: Literal["geomformer"] = Field("geomformer", description="network family")
-    num_layers: int = Field(4, ge=1, description="GeoMFormer blocks")
-    embed_dim: int = Field(128, ge=1, description="channels D of both streams")
-    ffn_dim: int = Field(128, ge=1, description="hidden channels of the feed-forward networks")
-    num_heads: int = Field(8, ge=1, description="attention heads")
-    num_kernels: int = Field(64, ge=2, description="Gaussian kernels K of the structural encoding")
-    kernel_start: Literal["spread", "uniform"] = Field(
-        "spread", description="kernel centres at the start: even over `kernel_reach`, or U(0, 3) as in the paper's code"
-    )
-    kernel_reach: float = Field(9.0, gt=0, description="Angstrom covered by `spread` kernels")
-    kernel_affine: Literal["factorised", "pairwise"] = Field(
-        "factorised", description="distance scaling per atom type (summed over the pair) or per ordered pair (printed)"
-    )
-    streams: tuple[Literal["positions", "velocities", "motion"], ...] = Field(
-        ("positions",),
-        min_length=1,
-        description="one (invariant, equivariant) pair of streams per entry; `motion` holds positions and velocities",
-    )
-    particles: bool = Field(False, description="inputs are charged particles instead of atoms")
-    speed: bool = Field(False, description="embed |velocity| as an invariant input")
-    atom_features: bool = Field(True, description="embed the nine 2D atom features")
-    tags: bool = Field(False, description="embed the OC20 tag (subsurface, surface, adsorbate)")
-    bond_encoding: bool = Field(True, description="add a bias per bond to the structural encoding")
-    path_encoding: bool = Field(True, description="add a bias per shortest path length to the structural encoding")
-    equivariant_input: Literal["centroid", "neighbours"] = Field(
-        "centroid", description="vectors start from the molecule's centroid (paper) or from neighbours"
-    )
-    neighbour_cutoff: float = Field(5.0, gt=0, description="Angstrom, for `neighbours` and for images as `keys`")
-    images: Literal["none", "tokens", "keys"] = Field(
-        "none",
-        description="periodic copies of atoms: not read; as atoms of their own near the adsorbate (Graphormer-3D); or "
-        "as keys and values alone, every copy within `neighbour_cutoff` of an atom",
-    )
-    image_cutoff: float = Field(8.0, gt=0, description="Angstrom from the adsorbate, for images as `tokens`")
-    max_tokens: int | None = Field(
-        None, ge=1, description="training with images as `tokens`: atoms and images kept, those nearest the adsorbate"
-    )
-    structural_encoding: bool = Field(True, description="distance bias on all attentions")
-    bias_per_head: bool = Field(True, description="one structural bias per head; the paper prints one for all heads")
-    wiring: Literal["sequential", "parallel"] = Field("sequential", description="cross-attention reads Z' or Z")
-    group: Literal["o3", "e3"] = Field("o3", description="e3: appendix C.2, translation-equivariant stream")
-    norm: Literal["whitening", "rms"] = Field("whitening", description="Equ-LN or a length-only norm")
-    norm_eps: float = Field(1.0, gt=0, description="relative regulariser of Equ-LN; towards 0 is the printed whitening")
-    inv_self_attention: bool = True
-    inv_cross_attention: bool = True
-    equ_self_attention: bool = True
-    equ_cross_attention: bool = True
-    inv_ffn: bool = True
-    equ_ffn: bool = True
-    inv_norm: bool = True
-    equ_norm: bool = True
-    embedding_dropout: float = Field(0.0, ge=0, lt=1)
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
-    activation_dropout: float = Field(0.0, ge=0, lt=1)
-    hidden_dropout: float = Field(0.0, ge=0, lt=1)
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    num_scalars: int = Field(1, ge=0, description="scalar targets per system")
-    pooling: Literal["mean", "sum", "attention"] = Field("attention", description="from atoms to a scalar")
-    num_vectors: int = Field(1, ge=0, description="vectors per atom")
-    passes: int = Field(
-        1, ge=1, description="runs of the same network, each on the geometry that the one before it predicted"
-    )
 
-    @property
-    def reads_graph(self) -> bool:
-        """Whether the network reads the 2D graph (atom features, bonds, paths)."""
-        return self.atom_features or self.bond_encoding or self.path_encoding
-
-    @property
-    def reads_neighbours(self) -> bool:
-        """Whether the network reads a list of near pairs of atoms."""
-        return self.images == "keys" or self.equivariant_input == "neighbours"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads}")
-        if {"velocities", "motion"} & set(self.streams) and not self.particles:
-            raise ValueError("streams with velocities need particles: true")
-        if self.passes > 1 and self.images == "tokens":
-            raise ValueError(f"passes {self.passes} move the atoms, images as tokens would stay: choose images: keys")
-        if len(set(self.streams)) != len(self.streams):
-            raise ValueError("each stream may stand once in `streams`")
-        if self.passes > 1 and self.num_vectors != 1:
-            raise ValueError(f"passes {self.passes} move the atoms by the vector: num_vectors must be 1")
-        return self
+ModelConfig = Annotated[
+    Annotated[GeoMFormerConfig, Tag("geomformer")]
+    | Annotated[PaiNNConfig, Tag("painn")]
+    | Annotated[TorchMDETConfig, Tag("torchmd-et")]
+    | Annotated[SAKEConfig, Tag("sake")]
+    | Annotated[EGNNConfig, Tag("egnn")]
+    | Annotated[HarmonicsConfig, Tag("harmonics")],
+    Discriminator(architecture_of),
+]

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from geomformer.config.geomformer import GeoMFormerConfig
 from geomformer.config.model import ModelConfig
 from geomformer.config.section import Section
 
@@ -35,8 +36,10 @@ class TaskConfig(Section):
         "between the initial and the relaxed structure, plus noise",
     )
     noise_scale: float = Field(0.2, ge=0, description="Angstrom, standard deviation per coordinate")
-    position_loss: Literal["l1", "distance"] = Field(
-        "l1", description="catalysts: error of a displacement, absolute values of its components or its length"
+    position_loss: Literal["l1", "distance", "mse"] = Field(
+        "l1",
+        description="catalysts and nbody: error of a displacement in units of its scale, absolute values of its "
+        "components, its length, or its components squared",
     )
     position_weight: tuple[float, float] = Field((0.3, 0.06), description="position loss, first to last step")
     distance_weight: tuple[float, float] = Field((1.5, 0.3), description="pair-distance loss, first to last step")
@@ -133,16 +136,17 @@ class RunConfig(Section):
 
     preset: str | None = Field(None, description="preset this configuration started from")
     task: TaskConfig = TaskConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = GeoMFormerConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.model.passes > 1 and self.task.name in ("is2re", "is2rs", "nbody"):
+        passes = self.model.passes if isinstance(self.model, GeoMFormerConfig) else 1
+        if passes > 1 and self.task.name in ("is2re", "is2rs", "nbody"):
             raise ValueError(
-                f"task {self.task.name} needs model.passes: 1, found {self.model.passes}: its displacements are scaled "
+                f"task {self.task.name} needs model.passes: 1, found {passes}: its displacements are scaled "
                 "and some atoms are fixed, which passes after the first do not know"
             )
         if self.task.differentiates:
@@ -158,6 +162,8 @@ class RunConfig(Section):
         model, precision = self.model, self.train.precision
         if precision == "bf16-mixed":
             raise ValueError("task.forces: conservative needs train.precision: 32-true or 64-true, found 'bf16-mixed'")
+        if not isinstance(model, GeoMFormerConfig):
+            return
         if model.passes > 1:
             raise ValueError(
                 f"task.forces: conservative needs model.passes: 1, found {model.passes}: later passes start from "

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from geomformer.config.model import ModelConfig
-    from geomformer.models.geomformer import GeoMFormer
+    from geomformer.config.network import NetworkConfig
+    from geomformer.models.network import Network
 
-ARCHITECTURES = ("geomformer",)
+NETWORKS = {
+    "geomformer": ("geomformer.models.geomformer", "GeoMFormer"),
+    "painn": ("geomformer.models.painn", "PaiNN"),
+    "torchmd-et": ("geomformer.models.torchmd_et", "TorchMDET"),
+    "sake": ("geomformer.models.sake", "SAKE"),
+    "egnn": ("geomformer.models.egnn", "EGNN"),
+    "harmonics": ("geomformer.models.harmonics", "Harmonics"),
+}
+"""Module and class by architecture."""
 
 
-def build_model(config: ModelConfig) -> GeoMFormer:
+def build_model(config: NetworkConfig) -> Network:
     """Builds the network a configuration describes, with fresh parameters."""
-    from geomformer.models.geomformer import GeoMFormer
-
-    return GeoMFormer(config)
+    module, name = NETWORKS[config.architecture]
+    return getattr(import_module(module), name)(config)

@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from geomformer.config.model import ModelConfig
+from geomformer.config.geomformer import GeoMFormerConfig
+from geomformer.models.network import (
+    AtomInputs,
+    ModelOutput,
+    Network,
+    atom_inputs,
+    category_sizes,
+    num_numbers,
+    num_types,
+    required,
+)
 from geomformer.nn.basis import GaussianBasis, cosine_cutoff
 from geomformer.nn.block import BlockOptions, GeoMFormerBlock, Norms
 from geomformer.nn.encodings import AtomEmbedding, CentroidInput, NeighbourInput, StructuralEncoding, mask_keys
-from geomformer.nn.heads import ScalarHead, VectorHead
 from geomformer.nn.neighbours import Edges, bias_over_copies, find_edges
-from geomformer.nn.ops import drop, lookup, safe_norm
-from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch
-
-V = TypeVar("V")
-
-NUM_ELEMENTS = 119
-NUM_TAGS = 3
-
-
-@dataclass
-class ModelOutput:
-    """What a model returns. B systems, N atoms, T scalars, V vectors, P stream pairs.
-
-    Attributes:
-        scalars: (B, T), or None without scalar targets.
-        vectors: (B, N, V, 3), or None; zero at padding.
-        z_inv, z_equ: final streams of each pair, (B, N, D) and (B, N, 3, D).
-    """
-
-    scalars: Tensor | None
-    vectors: Tensor | None
-    z_inv: list[Tensor]
-    z_equ: list[Tensor]
+from geomformer.nn.ops import drop, safe_norm
+from geomformer.records import BOND_FEATURE_SIZES, MAX_PATH, Batch
 
 
 class StreamPair(nn.Module):
     """One (invariant, equivariant) pair: its input layers, its blocks and its final norms."""
 
-    def __init__(self, config: ModelConfig, source: str) -> None:
+    def __init__(self, config: GeoMFormerConfig, source: str) -> None:
         super().__init__()
         self.source = source
         self.dim = config.embed_dim
@@ -85,16 +73,7 @@ class StreamPair(nn.Module):
             return self.equivariant_input(x_BN3, types_BN, batch.mask, batch.own)
 
 
-@dataclass
-class AtomInputs:
-    """Invariant inputs of the atoms: types (B, N), categories (B, N, F) or None, numbers (B, N, F) or None."""
-
-    types: Tensor
-    categories: Tensor | None
-    numbers: Tensor | None
-
-
-class GeoMFormer(nn.Module):
+class GeoMFormer(Network):
     """Two streams per pair, one structural bias for all of them, one scalar and one vector head (paper section 4).
 
     With more than one pass the vector is a displacement, and the same network runs again on the geometry that the pass
@@ -103,20 +82,12 @@ class GeoMFormer(nn.Module):
     Geometry, kernels, Equ-LN and heads run in float32 (or float64 if the model does), whatever the autocast type.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(self, config: GeoMFormerConfig) -> None:
+        super().__init__(config)
+        self.config: GeoMFormerConfig = config
         self.pairs = nn.ModuleList(StreamPair(config, source) for source in config.streams)
         self.structural_encoding = make_structural_encoding(config) if config.structural_encoding else None
-        width = config.embed_dim * len(config.streams)
-        self.scalar_head = (
-            ScalarHead(width, config.num_scalars, config.pooling, config.num_heads, config.hidden_dropout)
-            if config.num_scalars
-            else None
-        )
-        weighted = config.tags and config.pooling == "sum" and config.num_scalars > 0
-        self.tag_weight = nn.Parameter(0.01 * torch.randn(NUM_TAGS)) if weighted else None
-        self.vector_head = VectorHead(width, config.num_vectors) if config.num_vectors else None
+        self.make_heads(config.embed_dim * len(config.streams), dropout=config.hidden_dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -159,14 +130,7 @@ class GeoMFormer(nn.Module):
         bias_BHNN = self.structural_bias(batch, inputs.types, edges)
         streams = [pair(batch, inputs, edges, bias_BHNN) for pair in self.pairs]
         z_inv, z_equ = [pair[0] for pair in streams], [pair[1] for pair in streams]
-        weight_BN = self.pooled_atoms(batch) if atom_weight is None else atom_weight
-        with torch.autocast(batch.positions.device.type, enabled=False):
-            inv = torch.cat(z_inv, -1).to(batch.positions.dtype)
-            equ = torch.cat(z_equ, -1).to(batch.positions.dtype)
-            scalars = self.scalar_head(inv, weight_BN) if self.scalar_head is not None else None
-            vectors = None
-            if self.vector_head is not None:
-                vectors = self.vector_head(inv, equ).transpose(-1, -2) * batch.own[:, :, None, None]
+        scalars, vectors = self.read_out(batch, torch.cat(z_inv, -1), torch.cat(z_equ, -1), atom_weight)
         return ModelOutput(scalars, vectors, z_inv, z_equ)
 
     def structural_bias(self, batch: Batch, types_BN: Tensor, edges: Edges | None) -> Tensor:
@@ -189,69 +153,6 @@ class GeoMFormer(nn.Module):
                 bias_BHNN = self.structural_encoding(d_BNN, types_BN, bond, path)
         return mask_keys(bias_BHNN, batch.mask, batch.positions.dtype)
 
-    def pooled_atoms(self, batch: Batch) -> Tensor:
-        """(B, N), weights of the atoms that scalars are made of: all of the system, or those that may move (tag 1 and
-        2, if there are any) where tags are read, each kind with a learnt weight if it is a sum (Graphormer-3D).
-        """
-        if not self.config.tags:
-            return batch.own
-        tags_BN = required(batch.tags, "tags")
-        moving_BN = batch.own & (tags_BN > 0)
-        moving_BN = torch.where(moving_BN.any(1, keepdim=True), moving_BN, batch.own)
-        return moving_BN if self.tag_weight is None else moving_BN * lookup(self.tag_weight, tags_BN)
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
-
-
-def num_types(config: ModelConfig) -> int:
-    """Kinds of atoms that kernels tell apart: elements, or the two signs of charge."""
-    return 2 if config.particles else NUM_ELEMENTS
-
-
-def category_sizes(config: ModelConfig) -> list[int]:
-    sizes = [] if config.particles else [NUM_ELEMENTS]
-    if config.atom_features:
-        sizes += ATOM_FEATURE_SIZES
-    if config.tags:
-        sizes.append(NUM_TAGS)
-    return sizes
-
-
-def num_numbers(config: ModelConfig) -> int:
-    return int(config.particles) + int(config.speed)
-
-
-def atom_inputs(config: ModelConfig, batch: Batch) -> AtomInputs:
-    """Gathers the invariant inputs that the configuration names from the batch."""
-    categories: list[Tensor] = []
-    numbers: list[Tensor] = []
-    if config.particles:
-        charges = required(batch.particle_charges, "particle charges")
-        types = (charges > 0).long()
-        numbers.append(charges[..., None].to(batch.positions.dtype))
-    else:
-        types = required(batch.atomic_numbers, "atomic numbers")
-        categories.append(types[..., None])
-    if config.atom_features:
-        categories.append(required(batch.atom_features, "2D atom features"))
-    if config.tags:
-        categories.append(required(batch.tags, "tags")[..., None])
-    if config.speed:
-        numbers.append(safe_norm(required(batch.velocities, "velocities"))[..., None])
-    return AtomInputs(
-        types,
-        torch.cat(categories, -1) if categories else None,
-        torch.cat(numbers, -1) if numbers else None,
-    )
-
-
-def required(value: V | None, name: str) -> V:
-    if value is None:
-        raise ValueError(f"the model reads {name}, the batch has none")
-    return value
-
 
 def bias_without_encoding(edges: Edges, cutoff: float, types_BN: Tensor) -> Tensor:
     """Log sum_S f_ijS: what is left of the bias over copies without a structural encoding. (B, 1, N, N)"""
@@ -260,11 +161,11 @@ def bias_without_encoding(edges: Edges, cutoff: float, types_BN: Tensor) -> Tens
     return bias_over_copies(zeros_E1, cosine_cutoff(edges.d, cutoff), edges, (b, n)).permute(0, 3, 1, 2)
 
 
-def make_kernels(config: ModelConfig, count: int) -> GaussianBasis:
+def make_kernels(config: GeoMFormerConfig, count: int) -> GaussianBasis:
     return GaussianBasis(count, config.kernel_start, config.kernel_reach)
 
 
-def make_structural_encoding(config: ModelConfig) -> StructuralEncoding:
+def make_structural_encoding(config: GeoMFormerConfig) -> StructuralEncoding:
     return StructuralEncoding(
         num_types(config),
         make_kernels(config, config.num_kernels),
@@ -275,7 +176,7 @@ def make_structural_encoding(config: ModelConfig) -> StructuralEncoding:
     )
 
 
-def make_equivariant_input(config: ModelConfig, source: str) -> nn.Module:
+def make_equivariant_input(config: GeoMFormerConfig, source: str) -> nn.Module:
     if config.equivariant_input == "neighbours" and source == "positions":
         kernels = make_kernels(config, config.num_kernels)
         # Two signs of charge have no rare pairs, and a sum over both particles cannot tell like from unlike.
@@ -285,6 +186,6 @@ def make_equivariant_input(config: ModelConfig, source: str) -> nn.Module:
     return CentroidInput(config.embed_dim, num_types(config), kernels, centre=source == "positions")
 
 
-def block_options(config: ModelConfig) -> BlockOptions:
+def block_options(config: GeoMFormerConfig) -> BlockOptions:
     shared = {name: getattr(config, name) for name in BlockOptions.__dataclass_fields__ if name != "dim"}
     return BlockOptions(dim=config.embed_dim, **shared)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geomformer.config.model import ModelConfig
+from geomformer.config.network import NetworkConfig
 from geomformer.errors import DataError
 from geomformer.prepared.gathered import Gathered
 
@@ -42,14 +42,11 @@ class ImageOptions:
     max_tokens: int | None = None
 
     @classmethod
-    def of(cls, config: ModelConfig, *, training: bool = False) -> ImageOptions | None:
+    def of(cls, config: NetworkConfig, *, training: bool = False) -> ImageOptions | None:
         """What the configuration asks for; None where it reads neither pairs nor images."""
-        # Of particles, which are few and have no copies, all pairs are taken (`nn.neighbours.find_edges`).
-        pair_cutoff = config.neighbour_cutoff if config.reads_neighbours and not config.particles else None
-        token_cutoff = config.image_cutoff if config.images == "tokens" else None
-        if pair_cutoff is None and token_cutoff is None:
+        if config.pair_cutoff is None and config.token_cutoff is None:
             return None
-        return cls(pair_cutoff, token_cutoff, config.max_tokens if training else None)
+        return cls(config.pair_cutoff, config.token_cutoff, config.token_limit if training else None)
 
 
 def near_pairs(

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample
 from geomformer.prepared.gathered import Gathered
 from geomformer.records import CONFORMER_SOURCES, Batch, Record
@@ -59,6 +60,23 @@ def has_reference(record: Record) -> bool:
     """Whether a record holds a reference geometry: its own field, or positions that were given instead of generated."""
     names = {CONFORMER_SOURCES[source] for source in record.conformer_source.tolist()}
     return record.target_positions is not None or names <= {"given", "dft"}
+
+
+def displacement_errors(error_BN3: Tensor, kind: str, counted_BN: Tensor) -> Tensor:
+    """Per system (B,): the mean over the counted atoms of the size of a vector's error.
+
+    Args:
+        error_BN3: error in units of its scale.
+        kind: "l1" or "mse", the mean over the axes of absolute or squared values, or "distance", the length.
+        counted_BN: atoms that count.
+    """
+    if kind == "l1":
+        error_BN = error_BN3.abs().mean(-1)
+    elif kind == "mse":
+        error_BN = error_BN3.square().mean(-1)
+    else:
+        error_BN = (error_BN3.square().sum(-1) + 1e-12).sqrt()
+    return torch.where(counted_BN, error_BN, 0.0).sum(1) / counted_BN.sum(1).clamp_min(1)
 
 
 def between(ends: tuple[float, float], progress: float) -> float:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from geomformer.config.run import TaskConfig
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample
 from geomformer.prepared.gathered import Gathered
 from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch, Record
 from geomformer.tasks import POSITIONS
-from geomformer.tasks.base import Scaling, between
+from geomformer.tasks.base import Scaling, between, displacement_errors
 from geomformer.tasks.scalars import ScalarTargets
 
 MEASURED_SYSTEMS = 2048
@@ -96,8 +96,7 @@ class CatalystTask:
 
     def position_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         """Summed over systems: the mean over atoms that may move (tag 1 and 2) of the displacement's error in units of
-        its scale, as a length or as the mean over the axes of absolute values ("l1"). Systems without a relaxed
-        structure (NaN) count nothing.
+        its scale, see `displacement_errors`. Systems without a relaxed structure (NaN) count nothing.
         """
         if batch.target_positions is None or batch.tags is None:
             raise ValueError("the batch has no relaxed structures or no tags")
@@ -105,11 +104,7 @@ class CatalystTask:
         moving_BN = batch.own & (batch.tags > 0) & known_B[:, None]
         wanted = torch.where(moving_BN[..., None], batch.target_positions - batch.positions, 0.0)
         error = (self.displacements(output) - wanted) * moving_BN[..., None] / self.displacement_scale
-        if self.config.position_loss == "l1":
-            error_BN = error.abs().mean(-1)
-        else:
-            error_BN = (error.square().sum(-1) + 1e-12).sqrt() * moving_BN
-        return (error_BN.sum(1) / moving_BN.sum(1).clamp_min(1)).sum()
+        return displacement_errors(error, self.config.position_loss, moving_BN).sum()
 
 
 def displacement_scale(config: TaskConfig, split: PreparedSplit, seed: int) -> float:

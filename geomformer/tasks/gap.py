@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geomformer.chem.alignment import kabsch
 from geomformer.config.run import TaskConfig
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.nn.ops import safe_norm
 from geomformer.prepared.collate import Sample
 from geomformer.prepared.gathered import Gathered

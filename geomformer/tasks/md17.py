@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from geomformer.config.run import TaskConfig
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample
 from geomformer.prepared.gathered import Gathered
 from geomformer.prepared.split import PreparedSplit

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from geomformer.config.run import TaskConfig
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample
 from geomformer.prepared.gathered import Gathered
 from geomformer.prepared.split import PreparedSplit
 from geomformer.records import Batch, Record
 from geomformer.tasks import POSITIONS
-from geomformer.tasks.base import Scaling, between
+from geomformer.tasks.base import Scaling, between, displacement_errors
 
 HORIZON = 1.0
 """Time from the input to the target, 1,000 steps of 0.001."""
@@ -34,7 +34,7 @@ MEASURED_SYSTEMS = 4096
 
 
 class NBodyTask:
-    """Positions of particles after `HORIZON`: start + scale * vector, trained by the mean squared error.
+    """Positions of particles after `HORIZON`: start + scale * vector, judged by the mean squared error.
 
     Rotating the systems in training would change nothing, since the network is equivariant.
     """
@@ -89,7 +89,8 @@ class NBodyTask:
 
     def losses(self, output: ModelOutput, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Summed over systems: "position" is the mean over particles and coordinates of the squared error, "total" the
-        same in units of the scale, times its weight. Systems without a target (NaN) count nothing.
+        weighted error in units of the scale, in the form that the configuration names (`displacement_errors`). Systems
+        without a target (NaN) count nothing.
         """
         if batch.target_positions is None:
             raise ValueError("the batch has no target positions")
@@ -97,9 +98,10 @@ class NBodyTask:
         counted_BN = batch.own & known_B[:, None]
         predicted = self.vector_predictions(output, batch)[POSITIONS]
         error = torch.where(counted_BN[..., None], predicted - batch.target_positions, 0.0)
-        position = (error.square().mean(-1).sum(1) / counted_BN.sum(1).clamp_min(1)).sum()
+        position = displacement_errors(error, "mse", counted_BN).sum()
+        total = displacement_errors(error / self.scale, self.config.position_loss, counted_BN).sum()
         weight = between(self.config.position_weight, progress)
-        return {"total": weight * position / self.scale**2, "position": position}
+        return {"total": weight * total, "position": position.detach()}
 
 
 def comoving(positions: np.ndarray, velocities: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

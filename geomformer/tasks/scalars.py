@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.records import Batch
 from geomformer.tasks.base import Scaling
 

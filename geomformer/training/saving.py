@@ -58,7 +58,7 @@ def save(
             hydrogens=bool(chemistry.get("hydrogens", config.task.name in (*CATALYST, MD17))),
             geometry=config.task.input_geometry,
             features=config.model.reads_graph,
-            periodic=config.model.images != "none",
+            periodic=config.model.periodic,
         ),
         elements={SYMBOLS[int(number)]: count for number, count in counts.items() if int(number) in SYMBOLS},
         dataset={"name": manifest["dataset"], "fingerprint": dataset.fingerprint, "rows": dataset.splits},

@@ -11,7 +11,7 @@ from geomformer_cli.failures import guarded
 from geomformer_cli.options import Json, Overrides
 
 if TYPE_CHECKING:
-    from geomformer.config.model import ModelConfig
+    from geomformer.config.network import NetworkConfig
 
 app = typer.Typer(help="List and show the configurations that come with geomformer.", no_args_is_help=True)
 
@@ -61,7 +61,7 @@ def show(
         console.result(f"# {parameters:,} parameters\n{to_yaml(settings).rstrip()}")
 
 
-def count_parameters(model: ModelConfig) -> int:
+def count_parameters(model: NetworkConfig) -> int:
     """Counts the parameters of a network without allocating them."""
     import torch
 

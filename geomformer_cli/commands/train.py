@@ -21,6 +21,7 @@ EXAMPLES = (
     "Examples:\n\n"
     "geomformer train --task gap --data qm9\n\n"
     "geomformer train --task is2rs --sample\n\n"
+    "geomformer train --task md17 --data rmd17/aspirin --architecture painn\n\n"
     "geomformer train --preset gap-paper --device cuda --devices 4\n\n"
     "geomformer train --task gap --data data/prepared/mine --init gap-geomformer --set train.epochs=5\n\n"
     "geomformer train --out runs/gap-20250101-120000 --resume"
@@ -42,6 +43,14 @@ Preset = Annotated[
 Config = Annotated[
     Path | None,
     typer.Option(help="Configuration of your own, a YAML file; instead of --preset.", rich_help_panel=MODEL),
+]
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        help="Network: geomformer, painn, torchmd-et, sake, egnn, harmonics; with inputs and outputs of the preset's.",
+        show_default="the preset's",
+        rich_help_panel=MODEL,
+    ),
 ]
 Init = Annotated[
     str | None,
@@ -70,6 +79,7 @@ def train(
     task: Task = None,
     preset: Preset = None,
     config: Config = None,
+    architecture: Architecture = None,
     set_: Overrides = None,
     init: Init = None,
     seed: Seed = None,
@@ -90,7 +100,9 @@ def train(
     from geomformer import api
     from geomformer.errors import Interrupted
 
-    settings = _settings(task, preset, config, set_ or [], data, seed, out if resume else None, sample)
+    changes = [] if architecture is None else [f"model.architecture={architecture}"]
+    changes += set_ or []
+    settings = _settings(task, preset, config, changes, data, seed, out if resume else None, sample)
     if _other_rank():
         console.settings.quiet = True
     with console.progress("train", "steps") as progress:

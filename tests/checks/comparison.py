@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 
 SMALLEST_SCALE = 1e-3
 """An output below this is zero by symmetry, and its error is read as absolute."""

@@ -13,7 +13,7 @@ import torch
 from checks.comparison import Tolerance, assert_same
 from checks.systems import alone, orthogonal, reorder, shifted, turned, with_garbage
 
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.records import Batch
 
 Model = Callable[[Batch], ModelOutput]

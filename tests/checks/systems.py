@@ -16,6 +16,7 @@ from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH,
 
 PAIRWISE = ("bond_type", "shortest_path")
 VECTORS = ("positions", "velocities", "forces", "target_positions")
+COINCIDENT = "all at one place"
 NUM_BOND_TYPES = 1 + prod(BOND_FEATURE_SIZES)
 
 
@@ -34,7 +35,7 @@ def geometries() -> dict[str, Tensor]:
         "one atom": torch.zeros(1, 3, dtype=torch.float64),
         "atom at centroid": torch.cat([torch.zeros(1, 3, dtype=torch.float64), arm, -arm]),
         "linear, atom at centroid": torch.tensor([[0.0], [1.16], [-1.16]]).double() * torch.tensor([1.0, 0.0, 0.0]),
-        "all at one place": torch.zeros(4, 3, dtype=torch.float64),
+        COINCIDENT: torch.zeros(4, 3, dtype=torch.float64),
     }
     turn = orthogonal(1)
     return {kind: positions @ turn.T for kind, positions in shapes.items()}
@@ -68,9 +69,12 @@ def symmetric(x_BNN: Tensor) -> Tensor:
     return upper + upper.mT
 
 
-def all_geometries() -> Batch:
-    """One padded batch with a system of every kind of `geometries`."""
-    return stack([system(positions) for positions in geometries().values()])
+def all_geometries(*, apart: bool = False) -> Batch:
+    """One padded batch with a system of every kind of `geometries`; `apart`: of those whose atoms are at different
+    places, for networks that read unit vectors between atoms.
+    """
+    kinds = {kind: positions for kind, positions in geometries().items() if not (apart and kind == COINCIDENT)}
+    return stack([system(positions) for positions in kinds.values()])
 
 
 def stack(systems: list[Batch]) -> Batch:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from geomformer.config.model import ModelConfig
+from geomformer.config.geomformer import GeoMFormerConfig
 from geomformer.models.geomformer import GeoMFormer
 
 M = TypeVar("M", bound=nn.Module)
@@ -71,7 +71,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def build(num_layers: int = 12, dtype: torch.dtype = torch.float64, **changes: Any) -> GeoMFormer:
     """A small model with random weights, in eval mode."""
-    model = GeoMFormer(ModelConfig(num_layers=num_layers, **{**SMALL, **changes}))
+    model = GeoMFormer(GeoMFormerConfig(num_layers=num_layers, **{**SMALL, **changes}))
     return randomise(model).to(dtype).eval()
 
 

@@ -17,7 +17,8 @@ from checks.crystals import Crystal, slab, to_batch
 from checks.systems import orthogonal
 from checks.variants import build
 
-from geomformer.models.geomformer import GeoMFormer, ModelOutput
+from geomformer.models.geomformer import GeoMFormer
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample, collate
 from geomformer.prepared.images import ImageOptions
 from geomformer.records import Batch, Record

@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from geomformer.config.load import load_config, preset_names, to_yaml, validate
+from geomformer.config.model import ARCHITECTURES
+from geomformer.config.painn import PaiNNConfig
 from geomformer.config.run import RunConfig
 from geomformer.errors import ConfigError
 
@@ -98,3 +100,46 @@ def test_the_saved_configuration_is_the_same_again() -> None:
 def test_sections_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         RunConfig().train.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_another_architecture_keeps_inputs_and_outputs(architecture: str) -> None:
+    config = load_config("nbody-small", [f"model.architecture={architecture}"])
+    assert config.model.architecture == architecture
+    assert config.model.particles and config.model.speed and not config.model.atom_features
+    assert config.model.num_scalars == 0 and config.model.num_vectors == 1
+    assert validate(config.model_dump(mode="json"), "again") == config
+
+
+def test_sizes_do_not_travel_between_architectures() -> None:
+    config = load_config("md17-small", ["model.architecture=painn", "model.embed_dim=48"])
+    assert config.model.num_layers == PaiNNConfig().num_layers and config.model.embed_dim == 48
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.architecture=pain", "expected one of geomformer, painn.*found 'pain'.*Did you mean 'painn'"),
+        ("model.embed_dimm=3", "unknown key 'model.embed_dimm'.*Did you mean 'embed_dim'"),
+    ],
+)
+def test_wrong_architecture(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("md17-small", [override])
+
+
+def test_keys_of_another_architecture_are_unknown() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'model.equ_ffn'"):
+        load_config("md17-small", ["model.architecture=painn", "model.equ_ffn=false"])
+
+
+def test_architectures_without_copies_refuse_periodic_systems() -> None:
+    with pytest.raises(ConfigError, match="sake reads no periodic systems"):
+        load_config("is2re-small", ["model.architecture=sake"])
+
+
+def test_a_file_may_change_the_architecture_of_what_it_extends(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: nbody-small\nmodel: {architecture: egnn, num_layers: 3}\n")
+    model = load_config(path).model
+    assert model.architecture == "egnn" and model.particles and model.num_layers == 3

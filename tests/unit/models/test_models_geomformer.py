@@ -12,8 +12,9 @@ from checks.variants import PAIRS, PARTICLES, VARIANTS, build
 from pydantic import ValidationError
 from torch import Tensor
 
-from geomformer.config.model import ModelConfig
-from geomformer.models.geomformer import GeoMFormer, StreamPair, atom_inputs
+from geomformer.config.geomformer import GeoMFormerConfig
+from geomformer.models.geomformer import GeoMFormer, StreamPair
+from geomformer.models.network import atom_inputs
 from geomformer.records import Batch
 
 
@@ -97,9 +98,9 @@ def test_every_switch_does_something(name: str) -> None:
     A fresh model moves nothing, so that more passes have their own tests.
     """
     torch.manual_seed(0)
-    default = GeoMFormer(ModelConfig(num_layers=1, **build_small({})))
+    default = GeoMFormer(GeoMFormerConfig(num_layers=1, **build_small({})))
     torch.manual_seed(0)
-    changed = GeoMFormer(ModelConfig(num_layers=1, **build_small(VARIANTS[name])))
+    changed = GeoMFormer(GeoMFormerConfig(num_layers=1, **build_small(VARIANTS[name])))
     shapes = [{key: tuple(p.shape) for key, p in model.named_parameters()} for model in (default, changed)]
     if shapes[0] == shapes[1]:
         batch = all_geometries().to(dtype=torch.float32)
@@ -111,7 +112,7 @@ def build_small(change: dict[str, object]) -> dict[str, object]:
 
 
 def test_vectors_start_at_zero_and_scalars_do_not(batch: Batch) -> None:
-    output = GeoMFormer(ModelConfig(num_layers=2)).double()(batch)
+    output = GeoMFormer(GeoMFormerConfig(num_layers=2)).double()(batch)
     assert output.vectors is not None
     assert not output.vectors.any()
     assert output.vectors.shape == (2, 7, 1, 3)
@@ -182,7 +183,7 @@ def test_missing_inputs_are_named(change: dict[str, object], field: str, words: 
 )
 def test_impossible_configurations_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        ModelConfig(**change)
+        GeoMFormerConfig(**change)
 
 
 def test_depth_does_not_grow_the_streams(batch: Batch) -> None:

@@ -10,7 +10,7 @@ from checks.systems import stack, system
 from checks.variants import build
 from pydantic import ValidationError
 
-from geomformer.config.model import ModelConfig
+from geomformer.config.geomformer import GeoMFormerConfig
 from geomformer.models.geomformer import GeoMFormer
 from geomformer.records import Batch
 
@@ -74,18 +74,18 @@ def test_the_sum_trains_every_pass_on_its_own_step(batch: Batch) -> None:
 
 
 def test_parameters_are_those_of_one_pass() -> None:
-    one, two = GeoMFormer(ModelConfig()), GeoMFormer(ModelConfig(passes=2))
+    one, two = GeoMFormer(GeoMFormerConfig()), GeoMFormer(GeoMFormerConfig(passes=2))
     shapes = [{name: tuple(value.shape) for name, value in model.state_dict().items()} for model in (one, two)]
     assert shapes[0] == shapes[1]
-    assert ModelConfig().passes == 1
+    assert GeoMFormerConfig().passes == 1
 
 
 @torch.no_grad()
 def test_a_fresh_model_moves_nothing_and_starts_where_one_pass_does(batch: Batch) -> None:
     torch.manual_seed(1)
-    one = GeoMFormer(ModelConfig(num_layers=2)).double()
+    one = GeoMFormer(GeoMFormerConfig(num_layers=2)).double()
     torch.manual_seed(1)
-    two = GeoMFormer(ModelConfig(num_layers=2, passes=2)).double()
+    two = GeoMFormer(GeoMFormerConfig(num_layers=2, passes=2)).double()
     assert torch.equal(two(batch).scalars, one(batch).scalars)
     assert not two(batch).vectors.any()
 
@@ -93,5 +93,5 @@ def test_a_fresh_model_moves_nothing_and_starts_where_one_pass_does(batch: Batch
 @pytest.mark.parametrize("num_vectors", [0, 2])
 def test_more_passes_need_one_vector(num_vectors: int) -> None:
     with pytest.raises(ValidationError, match="num_vectors must be 1"):
-        ModelConfig(passes=2, num_vectors=num_vectors)
-    assert ModelConfig(passes=1, num_vectors=num_vectors).num_vectors == num_vectors
+        GeoMFormerConfig(passes=2, num_vectors=num_vectors)
+    assert GeoMFormerConfig(passes=1, num_vectors=num_vectors).num_vectors == num_vectors

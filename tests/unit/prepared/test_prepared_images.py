@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from checks.crystals import slab
 
-from geomformer.config.model import ModelConfig
+from geomformer.config.geomformer import GeoMFormerConfig
 from geomformer.errors import DataError
 from geomformer.prepared.images import ADSORBATE, ImageOptions, copies_near_adsorbate, most_tokens, near_pairs, tokens
 
@@ -104,9 +104,9 @@ def test_sizes_for_the_budget_bound_what_a_batch_holds() -> None:
 
 
 def test_options_follow_the_configuration() -> None:
-    assert ImageOptions.of(ModelConfig()) is None
-    keys = ModelConfig(images="keys", neighbour_cutoff=4.0)
+    assert ImageOptions.of(GeoMFormerConfig()) is None
+    keys = GeoMFormerConfig(images="keys", neighbour_cutoff=4.0)
     assert ImageOptions.of(keys) == ImageOptions(pair_cutoff=4.0)
-    paper = ModelConfig(images="tokens", max_tokens=99, image_cutoff=7.0)
+    paper = GeoMFormerConfig(images="tokens", max_tokens=99, image_cutoff=7.0)
     assert ImageOptions.of(paper) == ImageOptions(token_cutoff=7.0)
     assert ImageOptions.of(paper, training=True) == ImageOptions(token_cutoff=7.0, max_tokens=99)

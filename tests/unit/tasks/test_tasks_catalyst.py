@@ -12,7 +12,7 @@ from checks.systems import orthogonal
 from geomformer.config.load import load_config
 from geomformer.config.run import TaskConfig
 from geomformer.errors import ConfigError
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample, collate, gather_samples
 from geomformer.prepared.gathered import Gathered
 from geomformer.records import Batch, Record

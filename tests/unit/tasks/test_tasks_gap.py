@@ -9,7 +9,7 @@ import torch
 from checks.molecules import random_record, toy_config
 
 from geomformer.chem.alignment import kabsch, rmsd
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample, collate, gather_samples
 from geomformer.prepared.gathered import Gathered
 from geomformer.records import Batch, Record

@@ -19,7 +19,8 @@ from geomformer.config.run import RunConfig
 from geomformer.errors import ConfigError, DataError
 from geomformer.inference.averaging import InferenceSettings, predict_records
 from geomformer.models import build_model
-from geomformer.models.geomformer import GeoMFormer, ModelOutput
+from geomformer.models.geomformer import GeoMFormer
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample, collate
 from geomformer.records import Batch, Record
 from geomformer.tasks import build_task

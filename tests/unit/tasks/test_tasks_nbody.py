@@ -17,7 +17,7 @@ from geomformer.datasets.nbody import simulation
 from geomformer.datasets.options import PrepareOptions
 from geomformer.errors import ConfigError
 from geomformer.models import build_model
-from geomformer.models.geomformer import ModelOutput
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample, collate, collate_gathered, gather_samples
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.split import PreparedSplit
@@ -44,7 +44,8 @@ def system(index: int, particles: int = 5, target: bool = True) -> Record:
 
 
 def task(scale: float = 0.5, **changes: Any) -> NBodyTask:
-    config = TaskConfig(name="nbody", targets=(), position_weight=(1.0, 1.0), **changes)
+    settings = {"position_loss": "mse", "position_weight": (1.0, 1.0), **changes}
+    config = TaskConfig(name="nbody", targets=(), **settings)
     return NBodyTask(config, {"positions": Scaling(scale=scale)})
 
 
@@ -93,19 +94,23 @@ def test_a_network_that_says_nothing_leaves_the_start() -> None:
 
 
 def test_losses_by_hand() -> None:
-    """The mean squared error in the benchmark's units, and in units of the scale for the optimiser."""
+    """The mean squared error in the benchmark's units, and a loss in units of the scale for the optimiser."""
     records, particles = [system(0), system(1, particles=3)], task(scale=0.5, start="x+v")
     batch = collate(samples(records, particles), features=False)
     vectors = torch.randn(2, 5, 3)
-    expected = 0.0
+    expected = expected_length = 0.0
     for row, record in enumerate(records):
         n = record.num_atoms
-        predicted = record.positions[0] + record.velocities + 0.5 * vectors[row, :n].numpy()
-        expected += float(np.square(predicted - record.target_positions).mean())
+        error = record.positions[0] + record.velocities + 0.5 * vectors[row, :n].numpy() - record.target_positions
+        expected += float(np.square(error).mean())
+        expected_length += float(np.linalg.norm(error, axis=-1).mean())
     losses = particles.losses(network_output(vectors), batch, 0.5)
     assert set(losses) == {"total", "position"}
     assert float(losses["position"]) == pytest.approx(expected, rel=1e-5)
     assert float(losses["total"]) == pytest.approx(expected / 0.25, rel=1e-5)
+    lengths = task(scale=0.5, start="x+v", position_loss="distance").losses(network_output(vectors), batch, 0.5)
+    assert float(lengths["position"]) == pytest.approx(expected, rel=1e-5)
+    assert float(lengths["total"]) == pytest.approx(expected_length / 0.5, rel=1e-5)
     falling = task(start="x+v", conserved=False)
     falling.config = falling.config.model_copy(update={"position_weight": (3.0, 1.0)})
     assert float(falling.losses(network_output(vectors), batch, 0.5)["total"]) == pytest.approx(8 * expected, rel=1e-5)

@@ -1,0 +1,71 @@
+"""What the `model` sections of all architectures share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from geomformer.config.section import Section
+
+
+class NetworkConfig(Section):
+    """Size, inputs and outputs of a network; each architecture adds what its equations need.
+
+    The properties say what the data path must bring: they hold for every architecture, whatever its own keys are.
+    """
+
+    architecture: str = Field(description="network family")
+    num_layers: int = Field(4, ge=1, description="layers")
+    embed_dim: int = Field(128, ge=1, description="channels D of the streams")
+    num_heads: int = Field(8, ge=1, description="attention heads; groups of channels in `pooling: attention`")
+    particles: bool = Field(False, description="inputs are charged particles instead of atoms")
+    speed: bool = Field(False, description="embed |velocity| as an invariant input")
+    atom_features: bool = Field(True, description="embed the nine 2D atom features")
+    tags: bool = Field(False, description="embed the OC20 tag (subsurface, surface, adsorbate)")
+    num_scalars: int = Field(1, ge=0, description="scalar targets per system")
+    pooling: Literal["mean", "sum", "attention"] = Field("attention", description="from atoms to a scalar")
+    num_vectors: int = Field(1, ge=0, description="vectors per atom")
+
+    @property
+    def reads_graph(self) -> bool:
+        """Whether the network reads the 2D graph (atom features, bonds, paths)."""
+        return self.atom_features
+
+    @property
+    def pair_cutoff(self) -> float | None:
+        """Angstrom, up to which pairs of atoms, periodic copies included, are listed for the network; None for none."""
+        return None
+
+    @property
+    def token_cutoff(self) -> float | None:
+        """Angstrom from the adsorbate, within which periodic images become atoms of their own; None for none."""
+        return None
+
+    @property
+    def token_limit(self) -> int | None:
+        """Atoms and such images kept in training; None for all."""
+        return None
+
+    @property
+    def periodic(self) -> bool:
+        """Whether the network sees periodic copies of atoms."""
+        return False
+
+
+class PairListConfig(NetworkConfig):
+    """A network that sums over pairs of atoms within a cutoff."""
+
+    images: Literal["none", "keys"] = Field(
+        "none", description="periodic copies of atoms: not read, or every copy within `neighbour_cutoff` of an atom"
+    )
+    neighbour_cutoff: float = Field(5.0, gt=0, description="Angstrom, up to which atoms are neighbours")
+
+    @property
+    def pair_cutoff(self) -> float | None:
+        # Of particles, which are few and have no copies, all pairs are taken (`nn.neighbours.find_edges`).
+        return None if self.particles else self.neighbour_cutoff
+
+    @property
+    def periodic(self) -> bool:
+        return self.images != "none"

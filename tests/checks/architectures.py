@@ -1,0 +1,37 @@
+"""Every architecture as small networks, for the checks that all of them pass.
+
+An architecture adds its configurations here: atoms, particles, and what else changes its equations.
+"""
+
+from __future__ import annotations
+
+import torch
+from checks.variants import randomise
+
+from geomformer.config.egnn import EGNNConfig
+from geomformer.config.geomformer import GeoMFormerConfig
+from geomformer.config.network import NetworkConfig
+from geomformer.config.painn import PaiNNConfig
+from geomformer.config.torchmd_et import TorchMDETConfig
+from geomformer.models import build_model
+from geomformer.models.network import Network
+
+ATOMS = {"embed_dim": 32, "num_heads": 4, "num_scalars": 2}
+PARTICLES = {**ATOMS, "particles": True, "speed": True, "atom_features": False}
+
+ARCHITECTURES: dict[str, NetworkConfig] = {
+    "geomformer": GeoMFormerConfig(num_layers=4, num_kernels=16, **ATOMS),
+    "egnn": EGNNConfig(num_layers=3, **{**ATOMS, "embed_dim": 16}),
+    "egnn, particles": EGNNConfig(num_layers=3, **PARTICLES),
+    "painn": PaiNNConfig(**ATOMS),
+    "painn, gaussian, tags": PaiNNConfig(radial_basis="gaussian", tags=True, pooling="sum", **ATOMS),
+    "painn, particles": PaiNNConfig(**PARTICLES),
+    "torchmd-et": TorchMDETConfig(num_layers=3, num_kernels=16, **ATOMS),
+    "torchmd-et, first version": TorchMDETConfig(num_layers=3, vector_cutoff=False, trainable_kernels=True, **ATOMS),
+    "torchmd-et, particles": TorchMDETConfig(num_layers=3, **PARTICLES),
+}
+
+
+def build_network(config: NetworkConfig, dtype: torch.dtype = torch.float64) -> Network:
+    """A network with random weights, in eval mode."""
+    return randomise(build_model(config)).to(dtype).eval()
