@@ -4,7 +4,7 @@ atoms, E pairs.
 Atoms have scalars x_i and vectors v_i. With r_ij = x_j - x_i, d its length, u = r / d and f the cosine cutoff, a layer
 computes from y = LN(x), for every head and over the atoms within the cutoff, the atom itself (d = 0, u = 0) included,
 
-    a_ij = SiLU(sum_c q_i k_j D^k_ij) f(d_ij)               D^k, D^v = SiLU(rbf(d) W + b)
+    a_ij = SiLU(sum_c q_i k_j D^k_ij) f(d_ij)               D^k, D^v = SiLU(f(d) rbf(d) W + b)
     (s, s1, s2)_ij = value_j * D^v_ij
     X_i = sum_j a_ij s_ij                                   G_i = sum_j (v_j s1_ij + u_ij s2_ij)
     (o1, o2, o3) = X W_o + b_o                              (w1, w2, w3) = v W_v
@@ -61,8 +61,8 @@ class TorchMDET(Network):
         inputs = atom_inputs(self.config, batch)
         with torch.autocast(batch.positions.device.type, enabled=False):
             edges = find_edges(batch.positions, batch.mask, batch.pairs, batch.pair_shifts)
-            u_E3, rbf_EK = unit_vectors(edges), self.rbf(edges.d)
             weight_E = cosine_cutoff(edges.d, self.cutoff)
+            u_E3, rbf_EK = unit_vectors(edges), self.rbf(edges.d) * weight_E[:, None]
         x_AD = self.embedding(inputs.categories, inputs.numbers).flatten(0, 1)
         others_E = weight_E * other_pairs(edges)
         x_AD = self.neighbour_embedding(x_AD, inputs.categories, inputs.numbers, edges, rbf_EK, others_E)
@@ -78,7 +78,7 @@ class TorchMDET(Network):
 
 
 class NeighbourEmbedding(nn.Module):
-    """x_i <- W [x_i, sum_j emb(j) * (rbf(d_ij) W_d + b) f(d_ij)], over the other atoms."""
+    """x_i <- W [x_i, sum_j emb(j) * (f(d_ij) rbf(d_ij) W_d + b) f(d_ij)], over the other atoms."""
 
     def __init__(self, dim: int, num_kernels: int, sizes: list[int], num_numbers: int) -> None:
         super().__init__()

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from geomformer.nn.basis import cosine_cutoff
 from geomformer.nn.neighbours import Edges
 
 
@@ -41,15 +40,14 @@ class BesselRBF(nn.Module):
 
 
 class ExpNormalRBF(nn.Module):
-    """f(d) exp(-beta_k (exp(-alpha d) - mu_k)^2), alpha = 5 / cutoff, f the cosine cutoff (Unke and Meuwly, 2019).
+    """exp(-beta_k (exp(-alpha d) - mu_k)^2), alpha = 5 / reach (Unke and Meuwly, 2019).
 
     mu is even over exp(-5) to 1 and beta = (2 (1 - exp(-5)) / K)^-2 at the start.
     """
 
-    def __init__(self, num_kernels: int, cutoff: float, trainable: bool = True) -> None:
+    def __init__(self, num_kernels: int, reach: float, trainable: bool = True) -> None:
         super().__init__()
-        self.cutoff = cutoff
-        self.alpha = 5.0 / cutoff
+        self.alpha = 5.0 / reach
         start = math.exp(-5.0)
         centres = torch.linspace(start, 1.0, num_kernels)
         betas = torch.full((num_kernels,), (2.0 / num_kernels * (1.0 - start)) ** -2)
@@ -64,7 +62,7 @@ class ExpNormalRBF(nn.Module):
     def forward(self, d: Tensor) -> Tensor:
         """(...) -> (..., K)"""
         gap = torch.exp(-self.alpha * d[..., None]) - self.centres
-        return cosine_cutoff(d, self.cutoff)[..., None] * torch.exp(-self.betas * gap.square())
+        return torch.exp(-self.betas * gap.square())
 
 
 def make_rbf(kind: str, num_kernels: int, cutoff: float) -> GaussianRBF | BesselRBF:
