@@ -12,7 +12,7 @@ import typer
 
 from geomformer import __version__
 from geomformer_cli import console
-from geomformer_cli.commands import benchmark, config, datasets, evaluate, models, predict, preprocess, train
+from geomformer_cli.commands import ablate, benchmark, config, datasets, evaluate, models, predict, preprocess, train
 from geomformer_cli.failures import guarded
 
 NOTHING_WRITTEN = ""
@@ -63,6 +63,7 @@ def main() -> None:
 app.command("preprocess", epilog=preprocess.EXAMPLES)(guarded(preprocess.KEPT)(preprocess.preprocess))
 app.command("train", epilog=train.EXAMPLES)(guarded(train.KEPT)(train.train))
 app.command("evaluate", epilog=evaluate.EXAMPLES)(guarded(NOTHING_WRITTEN)(evaluate.evaluate))
+app.command("ablate", epilog=ablate.EXAMPLES)(guarded(ablate.KEPT)(ablate.ablate))
 app.command("predict", epilog=predict.EXAMPLES)(guarded(predict.KEPT)(predict.predict))
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")

@@ -163,8 +163,10 @@ class Progress(Protocol):
 
 
 @contextmanager
-def progress(title: str, unit: str = "rows") -> Iterator[Progress]:
-    """Shows progress on stderr: a bar with the time left on a terminal, else a line every tenth or half minute."""
+def progress(title: str, unit: str = "rows", pause: float = PLAIN_PAUSE) -> Iterator[Progress]:
+    """Shows progress on stderr: a bar with the time left on a terminal, else a line every tenth or half minute, but
+    none within `pause` seconds of the one before.
+    """
     if settings.quiet:
         yield _silent
     elif messages().is_terminal:
@@ -176,7 +178,7 @@ def progress(title: str, unit: str = "rows") -> Iterator[Progress]:
 
             yield advance
     else:
-        yield PlainProgress(title, unit)
+        yield PlainProgress(title, unit, pause)
 
 
 def _silent(done: int, total: int | None = None, note: str = "") -> None:
@@ -201,8 +203,8 @@ def _bars() -> Any:
 class PlainProgress:
     """Progress as lines; something that takes a second prints none."""
 
-    def __init__(self, title: str, unit: str) -> None:
-        self.title, self.unit = title, unit
+    def __init__(self, title: str, unit: str, pause: float = PLAIN_PAUSE) -> None:
+        self.title, self.unit, self.pause = title, unit, pause
         self.began = self.spoken = time.monotonic()
         self.first: int | None = None
         self.shown = 0
@@ -214,7 +216,7 @@ class PlainProgress:
         share = done / total if total else 0.0
         steps = int(share * PLAIN_STEPS)
         silence = now - self.spoken
-        if silence < PLAIN_PAUSE or (silence < PLAIN_SECONDS and steps == self.shown):
+        if silence < self.pause or (silence < PLAIN_SECONDS and steps == self.shown):
             return
         self.spoken, self.shown = now, steps
         text = f"{self.title}: {done} {self.unit}"

@@ -45,6 +45,16 @@ Workers = Annotated[
     ),
 ]
 
+Executor = Annotated[
+    str, typer.Option(help="local processes, or a ray cluster. No influence on the result.", rich_help_panel=MACHINE)
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a running Ray cluster, e.g. auto.", show_default="starts one here", rich_help_panel=MACHINE
+    ),
+]
+
 SmilesColumn = Annotated[
     str | None,
     typer.Option(help="Column of a table that holds the SMILES.", show_default="by name", rich_help_panel=INPUT),

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from geomformer.config.model import ARCHITECTURES, CONFIGS, architecture_of
-from geomformer.config.run import RunConfig
+from geomformer.config.run import RunConfig, TaskConfig
 from geomformer.errors import ConfigError, nearest
 
 SIZES = frozenset({"num_layers", "embed_dim", "num_heads", "num_kernels"})
@@ -71,12 +71,22 @@ def validate(values: Mapping[str, Any], where: str) -> RunConfig:
     where the vectors are the gradient of the scalar.
     """
     try:
-        config = RunConfig.model_validate(values)
-        outputs = {"num_scalars": len(config.task.targets)}
-        outputs |= {"num_vectors": 0} if config.task.differentiates else {}
-        return config.model_copy(update={"model": config.model.model_copy(update=outputs)})
+        return RunConfig.model_validate(with_outputs(values))
     except ValidationError as error:
         raise ConfigError(f"{where}: " + "; ".join(explain(item) for item in error.errors())) from error
+
+
+def with_outputs(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same values with the outputs of the network that the task asks for, if there is such a task."""
+    model = values.get("model", {})
+    try:
+        task = TaskConfig.model_validate(values.get("task", {}))
+    except ValidationError:
+        return values  # the whole is validated next, and says why
+    if not isinstance(model, Mapping):
+        return values
+    outputs = {"num_scalars": len(task.targets)} | ({"num_vectors": 0} if task.differentiates else {})
+    return {**values, "model": {**model, **outputs}}
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -17,6 +17,7 @@ from geomformer.evaluation.checks import check_inputs, check_records
 from geomformer.evaluation.forces import in_mev
 from geomformer.evaluation.metrics import TargetMetrics, metric_key
 from geomformer.evaluation.plots import error_plot, parity_plot
+from geomformer.evaluation.rotations import ROTATION_FLOOR, STANDARD_ERROR, rotation_floor
 from geomformer.evaluation.structures import energy_scores, mean_scores
 from geomformer.evaluation.vectors import (
     VectorScores,
@@ -31,7 +32,7 @@ from geomformer.inference.averaging import predict_records
 from geomformer.inference.predictor import Predictor
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.split import PreparedSplit
-from geomformer.tasks import CATALYST, MD17
+from geomformer.tasks import CATALYST, MD17, NBODY
 from geomformer.units import unit_label
 
 METRICS = ("mae", "rmse", "mse")
@@ -92,7 +93,8 @@ def evaluate_dataset(
     Returns:
         {"model", "dataset", "rows", "splits": {split: {metric: value}}, "average": {metric: value}}; the average is
         the plain mean over splits. With "split_scheme" where the dataset has several, and for catalysts with
-        "baselines": {name: {"splits", "average"}}, see `baseline_metrics`.
+        "baselines": {name: {"splits", "average"}}, see `baseline_metrics`; for particles that were simulated here with
+        "rotation_floor" among them, see `evaluation.rotations`.
 
     Raises:
         DataError: no such split, or no label of any target.
@@ -119,6 +121,8 @@ def evaluate_dataset(
         measured[name] = {MODEL: split_metrics(predictor, results), **baseline_metrics(predictor, results)}
         if results.vectors is not None and predictor.manifest.task in CATALYST:
             distances[name] = results.vectors.distances()
+        if predictor.manifest.task == NBODY and (floor := rotation_floor(dataset, name, counts[name])):
+            measured[name][ROTATION_FLOOR] = floor
         if out is not None:
             write_split(predictor, out, name, results)
     summary = summarise(predictor, dataset, {name: counts[name] for name in names}, measured)
@@ -281,7 +285,7 @@ def write_split(predictor: Predictor, out: Path, split: str, results: SplitResul
 
 
 def average(splits: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Plain mean over splits of the metrics that all of them have."""
+    """Plain mean over splits of the metrics that all of them have; of standard errors there is none."""
     values = list(splits)
-    shared = [key for key in values[0] if all(key in other for other in values)]
+    shared = [key for key in values[0] if not key.endswith(STANDARD_ERROR) and all(key in other for other in values)]
     return {key: float(np.mean([value[key] for value in values])) for key in shared}

@@ -21,11 +21,11 @@ MAX_POINTS = 2000
 """More points than this are shown as a density."""
 
 _DOTS_PER_INCH = 200
-_INK = "#262626"
-_BLUE = "#2a5c8a"
-_ORANGE = "#c8551b"
-_GREY = "#8c8c8c"
-_LINES = (_BLUE, _ORANGE, "#3b7d4f", "#7a4b94", "#b08a1e", _INK)
+INK = "#262626"
+BLUE = "#2a5c8a"
+ORANGE = "#c8551b"
+GREY = "#8c8c8c"
+_LINES = (BLUE, ORANGE, "#3b7d4f", "#7a4b94", "#b08a1e", INK)
 
 
 def parity_plot(path: Path, prediction: Any, target: Any, label: str, unit: str) -> Path:
@@ -45,13 +45,13 @@ def parity_plot(path: Path, prediction: Any, target: Any, label: str, unit: str)
     found, wanted = found[both], wanted[both]
     _require(found)
     dense = found.size > MAX_POINTS
-    figure, axes = _canvas((5.8 if dense else 4.6, 4.6))
+    figure, axes = canvas((5.8 if dense else 4.6, 4.6))
     low, high = _limits(found, wanted)
-    axes.axline((low, low), slope=1.0, color=_GREY, linewidth=0.9, zorder=1)
+    axes.axline((low, low), slope=1.0, color=GREY, linewidth=0.9, zorder=1)
     if dense:
         _density(figure, axes, wanted, found, (low, high))
     else:
-        axes.scatter(wanted, found, s=14, color=_BLUE, alpha=0.45, linewidths=0, zorder=2)
+        axes.scatter(wanted, found, s=14, color=BLUE, alpha=0.45, linewidths=0, zorder=2)
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
@@ -59,7 +59,7 @@ def parity_plot(path: Path, prediction: Any, target: Any, label: str, unit: str)
     axes.set_xlabel(f"reference {_with_unit(label, unit)}")
     axes.set_ylabel(f"predicted {_with_unit(label, unit)}")
     _note(axes, found - wanted, unit, (0.04, 0.96), "left")
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def error_plot(path: Path, errors: Any, label: str, unit: str) -> Path:
@@ -77,7 +77,7 @@ def error_plot(path: Path, errors: Any, label: str, unit: str) -> Path:
     values = as_array(errors).ravel()
     values = values[np.isfinite(values)]
     _require(values)
-    figure, (left, right) = _canvas((8.4, 3.8), columns=2)
+    figure, (left, right) = canvas((8.4, 3.8), columns=2)
     reach = float(np.percentile(np.abs(values), 99.5)) or 1.0
     _histogram(left, values, reach)
     left.set_xlabel(f"error of {_with_unit(label, unit)}")
@@ -86,7 +86,7 @@ def error_plot(path: Path, errors: Any, label: str, unit: str) -> Path:
     _cumulative(right, np.sort(np.abs(values)), reach, unit)
     right.set_xlabel(f"absolute error of {_with_unit(label, unit)}")
     right.set_ylabel("share of entries below (%)")
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def threshold_plot(path: Path, distances: Mapping[str, tuple[Any, Any]], thresholds: Any) -> Path:
@@ -102,7 +102,7 @@ def threshold_plot(path: Path, distances: Mapping[str, tuple[Any, Any]], thresho
         ValueError: there is no distance.
     """
     limits = as_array(thresholds)
-    figure, axes = _canvas((6.4, 4.4))
+    figure, axes = canvas((6.4, 4.4))
     for color, (name, pair) in zip(itertools.cycle(_LINES), distances.items()):
         for values, style, text in zip(map(as_array, pair), ("-", (0, (4, 3))), (name, None), strict=True):
             known = np.sort(values[np.isfinite(values)])
@@ -110,13 +110,13 @@ def threshold_plot(path: Path, distances: Mapping[str, tuple[Any, Any]], thresho
             share = 100.0 * np.searchsorted(known, limits, side="left") / known.size
             label = None if text is None else f"{text}: {share.mean():.3g} %"
             axes.plot(limits, share, color=color, linewidth=1.5, linestyle=style, label=label)
-    axes.plot([], [], color=_GREY, linewidth=1.5, linestyle=(0, (4, 3)), label="no atom moved")
+    axes.plot([], [], color=GREY, linewidth=1.5, linestyle=(0, (4, 3)), label="no atom moved")
     axes.set_xlim(0.0, limits[-1])
     axes.set_ylim(0.0, 102.0)
     axes.set_xlabel("threshold of the mean distance of free atoms (Angstrom)")
     axes.set_ylabel("share of structures below (%)")
     axes.legend(title="ADwT", frameon=False, fontsize=9, title_fontsize=9)
-    return _write(figure, path)
+    return write_figure(figure, path)
 
 
 def _density(figure: Figure, axes: Axes, wanted: np.ndarray, found: np.ndarray, limits: tuple[float, float]) -> None:
@@ -131,8 +131,8 @@ def _density(figure: Figure, axes: Axes, wanted: np.ndarray, found: np.ndarray, 
 def _histogram(axes: Axes, values: np.ndarray, reach: float) -> None:
     """Bins end at `reach`; the few errors beyond are counted in a note, since they would flatten all the rest."""
     bins = int(np.clip(np.sqrt(values.size), 12, 80)) | 1  # odd: one bin is centred on zero
-    axes.hist(values, bins=bins, range=(-reach, reach), color=_BLUE, alpha=0.85, edgecolor="white", linewidth=0.3)
-    axes.axvline(0.0, color=_INK, linewidth=0.8)
+    axes.hist(values, bins=bins, range=(-reach, reach), color=BLUE, alpha=0.85, edgecolor="white", linewidth=0.3)
+    axes.axvline(0.0, color=INK, linewidth=0.8)
     axes.set_xlim(-reach, reach)
     axes.margins(y=0.12)
     beyond = int((np.abs(values) > reach).sum())
@@ -145,16 +145,16 @@ def _histogram(axes: Axes, values: np.ndarray, reach: float) -> None:
             ha="left",
             va="top",
             fontsize=8,
-            color=_GREY,
+            color=GREY,
         )
 
 
 def _cumulative(axes: Axes, ordered: np.ndarray, reach: float, unit: str) -> None:
     share = 100.0 * np.arange(1, ordered.size + 1) / ordered.size
-    axes.step(np.append(0.0, ordered), np.append(0.0, share), where="post", color=_BLUE, linewidth=1.6)
+    axes.step(np.append(0.0, ordered), np.append(0.0, share), where="post", color=BLUE, linewidth=1.6)
     for percent, text in ((50.0, "median"), (90.0, "90 %")):
         value = float(np.percentile(ordered, percent))
-        axes.plot([value, value, 0.0], [0.0, percent, percent], color=_ORANGE, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot([value, value, 0.0], [0.0, percent, percent], color=ORANGE, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate(
             f"{text}: {value:.3g} {unit}".rstrip(),
             (value, percent),
@@ -162,14 +162,14 @@ def _cumulative(axes: Axes, ordered: np.ndarray, reach: float, unit: str) -> Non
             textcoords="offset points",
             va="top",
             fontsize=8.5,
-            color=_ORANGE,
+            color=ORANGE,
             bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.0},
         )
     axes.set_xlim(0.0, reach)
     axes.set_ylim(0.0, 102.0)
 
 
-def _canvas(size: tuple[float, float], columns: int = 1) -> tuple[Figure, Any]:
+def canvas(size: tuple[float, float], columns: int = 1) -> tuple[Figure, Any]:
     """A figure of its own, no pyplot: nothing global changes and nothing stays open."""
     from matplotlib.figure import Figure
 
@@ -177,7 +177,7 @@ def _canvas(size: tuple[float, float], columns: int = 1) -> tuple[Figure, Any]:
     axes = figure.subplots(1, columns)
     for item in np.atleast_1d(axes):
         item.spines[["top", "right"]].set_visible(False)
-        item.tick_params(labelsize=9, color=_INK, labelcolor=_INK)
+        item.tick_params(labelsize=9, color=INK, labelcolor=INK)
         item.xaxis.label.set_size(10)
         item.yaxis.label.set_size(10)
     return figure, axes
@@ -193,7 +193,7 @@ def _note(axes: Axes, errors: np.ndarray, unit: str, place: tuple[float, float],
     mae, rmse = float(np.abs(errors).mean()), float(np.sqrt(np.square(errors).mean()))
     text = f"MAE {mae:.3g} {unit}".rstrip() + f"\nRMSE {rmse:.3g} {unit}".rstrip() + f"\nn = {errors.size:,}"
     box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2.0}
-    axes.text(*place, text, transform=axes.transAxes, ha=align, va="top", fontsize=9, color=_INK, bbox=box, zorder=3)
+    axes.text(*place, text, transform=axes.transAxes, ha=align, va="top", fontsize=9, color=INK, bbox=box, zorder=3)
 
 
 def _with_unit(label: str, unit: str) -> str:
@@ -205,7 +205,7 @@ def _require(values: np.ndarray) -> None:
         raise ValueError("a plot needs at least one labelled entry")
 
 
-def _write(figure: Figure, path: Path) -> Path:
+def write_figure(figure: Figure, path: Path) -> Path:
     """Renders in memory and renames into place: no half-written picture is ever seen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -148,6 +148,8 @@ class _Run:
             if not chunk:
                 return
             self._send(worker, chunk, pickle.dumps(chunk, protocol=5))
+        if self.chunk_size == 1:  # items that take so long that one must not wait behind another
+            return
         for worker in [w for w in self.workers if w.ready and len(w.chunks) == 1]:
             chunk = self._next_chunk()
             if not chunk:

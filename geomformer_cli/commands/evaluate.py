@@ -101,7 +101,9 @@ def evaluate(
 
     Prints the errors of every split with their units, and writes metrics.json and plots.
 
-    For catalysts (is2re, is2rs) the mean train energy and unmoved atoms are judged beside the model.
+    For catalysts (is2re, is2rs) the mean train energy and unmoved atoms are judged beside the model; for particles
+    (nbody) no and straight motion, and the least error that a model with rotation symmetry can have (a minute of
+    simulation at first).
     """
     from geomformer import api
     from geomformer.artifacts.store import load_artifact
@@ -218,12 +220,11 @@ def _show_with_baselines(metrics: dict[str, Any]) -> None:
     for key in _keys_with_baselines(metrics):
         name, unit = (_ROWS[key][0], unit_label(_ROWS[key][1])) if key in _ROWS else describe(key)
         for method, found in methods.items():
-            values = [found["splits"].get(split, {}).get(key) for split in splits]
-            values += [found["average"].get(key)] if mean else []
-            if any(value is not None for value in values):
-                rows.append([name, unit, method, *map(_number, values)])
-    columns = ["metric", "unit", "method", *(SPLIT_LABELS.get(name, name) for name in splits), *mean]
-    console.result_table(columns, rows, numbers=range(3, len(columns)))
+            columns = [found["splits"].get(split, {}) for split in splits] + ([found["average"]] if mean else [])
+            if any(key in values for values in columns):
+                rows.append([name, unit, method, *(_with_error(values, key) for values in columns)])
+    heads = ["metric", "unit", "method", *(SPLIT_LABELS.get(name, name) for name in splits), *mean]
+    console.result_table(heads, rows, numbers=range(3, len(heads)))
 
 
 def _keys_with_baselines(metrics: dict[str, Any]) -> list[str]:
@@ -243,6 +244,12 @@ def describe(key: str) -> tuple[str, str]:
     if unit.startswith(_SINGLE):
         name, unit = f"{name}, first conformer alone", unit.removeprefix(_SINGLE).removeprefix("_")
     return name, unit_label(unit)
+
+
+def _with_error(values: Mapping[str, float], key: str) -> str:
+    """A number with its standard error, if that is known: 0.00203 +- 0.00017."""
+    error = values.get(f"{key}_standard_error")
+    return _number(values.get(key)) + (f" +- {error:.2g}" if error is not None else "")
 
 
 def _number(value: float | None) -> str:

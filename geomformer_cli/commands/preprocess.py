@@ -18,8 +18,10 @@ from geomformer_cli.options import (
     MACHINE,
     OUTPUT,
     DataRoot,
+    Executor,
     IdColumn,
     Limit,
+    RayAddress,
     SmilesColumn,
     Workers,
     cores,
@@ -155,15 +157,6 @@ Part = Annotated[
         help="Do the I-th of N equal parts, from 1, for job arrays; the last one to end completes the dataset.",
         show_default="everything",
         rich_help_panel=MACHINE,
-    ),
-]
-Executor = Annotated[
-    str, typer.Option(help="local processes, or a ray cluster. No influence on the result.", rich_help_panel=MACHINE)
-]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(
-        help="Address of a running Ray cluster, e.g. auto.", show_default="starts one here", rich_help_panel=MACHINE
     ),
 ]
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "preprocess",
     "train",
     "evaluate",
+    "ablate",
     "predict",
     "datasets",
     "datasets check",

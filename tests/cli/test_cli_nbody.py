@@ -43,7 +43,8 @@ def test_simulation_to_evaluation(run: Any, data_root: Path, preset: str) -> Non
     (target,) = manifest["targets"]
     assert (target["name"], target["unit"]) == ("positions", "none") and 0.1 < target["scale"] < 1.0
     found = json.loads(run("evaluate", "--task", "nbody", "--model", "nbody-geomformer", "--json").stdout)
-    assert set(found["splits"]) == {"valid", "test"} and set(found["baselines"]) == {"no_move", "linear"}
+    assert set(found["splits"]) == {"valid", "test"}
+    assert set(found["baselines"]) == {"no_move", "linear", "rotation_floor"}
     assert set(found["splits"]["test"]) == {"positions_mse"} and found["rows"]["test"] == 14
     for name, weight in (("no_move", 0.0), ("linear", 1.0)):
         errors = [
@@ -57,6 +58,9 @@ def test_simulation_to_evaluation(run: Any, data_root: Path, preset: str) -> Non
     assert found["splits"]["test"]["positions_mse"] == pytest.approx(unaided, rel=0.2), "four steps change little"
     table = run("evaluate", "--model", "nbody-geomformer").stdout
     assert "MSE of positions" in table and "no move" in table and "linear" in table
+    floor = found["baselines"]["rotation_floor"]["splits"]["test"]
+    line = next(line for line in table.splitlines() if "rotation floor" in line)
+    assert f"{floor['positions_mse']:.4g} +- {floor['positions_mse_standard_error']:.2g}" in line
     run("models", "verify", "nbody-geomformer")
 
 

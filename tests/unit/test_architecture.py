@@ -21,6 +21,7 @@ LEVELS = (
     ("tasks", "models", "prepared", "io", "chem", "samples"),
     ("training", "inference", "evaluation", "artifacts", "datasets"),
     ("api", "benchmark", "integrations"),
+    ("ablation",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LEVELS) for name in names}

@@ -106,6 +106,11 @@ class _Plan:
     isotropic_clip: bool
 
 
+def chunk_size(num_particles: int) -> int:
+    """Returns how many systems are simulated at once."""
+    return max(1, min(CHUNK, 2 * CHUNK_PAIRS // num_particles**2))
+
+
 def _plan(options: PrepareOptions) -> _Plan:
     seed = SEED if options.seed is None else options.seed
     num_particles = NUM_PARTICLES if options.num_particles is None else options.num_particles
@@ -165,14 +170,14 @@ class _Row:
 
 def _rows(plan: _Plan) -> Iterator[_Row]:
     rng = np.random.RandomState(plan.seed)
-    chunk_size = max(1, min(CHUNK, 2 * CHUNK_PAIRS // plan.num_particles**2))
+    chunk = chunk_size(plan.num_particles)
     index = 0
     for split, used, drawn in zip(SPLITS, plan.rows, plan.drawn, strict=True):
         number = 0
-        for start in simulation.stream(rng, used, drawn, plan.num_particles, chunk_size):
-            chunk = _Chunk(start, plan.isotropic_clip)
+        for start in simulation.stream(rng, used, drawn, plan.num_particles, chunk):
+            systems = _Chunk(start, plan.isotropic_clip)
             for place in range(len(start)):
-                yield _Row(index, f"{split}-{number}", split, chunk, place)
+                yield _Row(index, f"{split}-{number}", split, systems, place)
                 index, number = index + 1, number + 1
 
 

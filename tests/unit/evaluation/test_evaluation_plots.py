@@ -28,7 +28,7 @@ def test_plots_are_written_whole_and_repeatably(tmp_path: Path, n: int) -> None:
 
 def test_axes_are_equal_and_hold_every_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
-    monkeypatch.setattr("geomformer.evaluation.plots._write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("geomformer.evaluation.plots.write_figure", lambda figure, path: figures.append(figure))
     parity_plot(tmp_path / "p.png", [1.0, 9.0, 3.0, np.nan], [2.0, 4.0, np.nan, 1.0], "gap", "eV")
     axes = figures[0].axes[0]
     assert axes.get_xlim() == axes.get_ylim()
@@ -45,7 +45,7 @@ def test_perfect_and_constant_predictions_can_be_drawn(tmp_path: Path) -> None:
 
 def test_lines_of_thresholds_have_the_metric_as_their_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
-    monkeypatch.setattr("geomformer.evaluation.plots._write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("geomformer.evaluation.plots.write_figure", lambda figure, path: figures.append(figure))
     random = np.random.default_rng(1)
     distances = {name: (random.uniform(0, 0.6, 40), random.uniform(0, 1, 40)) for name in ("ID", "OOD Ads")}
     distances["ID"][0][:4] = *THRESHOLDS[[0, 7, -1]], np.nan
