@@ -62,6 +62,7 @@ class TorchMDET(Network):
         with torch.autocast(batch.positions.device.type, enabled=False):
             edges = find_edges(batch.positions, batch.mask, batch.pairs, batch.pair_shifts)
             weight_E = cosine_cutoff(edges.d, self.cutoff)
+            near_E = edges.d < self.cutoff
             u_E3, rbf_EK = unit_vectors(edges), self.rbf(edges.d) * weight_E[:, None]
         x_AD = self.embedding(inputs.categories, inputs.numbers).flatten(0, 1)
         others_E = weight_E * other_pairs(edges)
@@ -70,7 +71,7 @@ class TorchMDET(Network):
         if self.velocity_input is not None:
             v_A3D = self.velocity_input(batch).flatten(0, 1)
         for layer in self.layers:
-            dx_AD, dv_A3D = layer(x_AD, v_A3D, edges, u_E3, rbf_EK, weight_E)
+            dx_AD, dv_A3D = layer(x_AD, v_A3D, edges, u_E3, rbf_EK, weight_E, near_E)
             x_AD, v_A3D = x_AD + dx_AD, v_A3D + dv_A3D
         z_inv, z_equ = (z.unflatten(0, batch.mask.shape) for z in (self.norm(x_AD), v_A3D))
         scalars, vectors = self.read_out(batch, z_inv, z_equ, atom_weight)
@@ -121,7 +122,14 @@ class ETAttention(nn.Module):
         self.out = nn.Linear(dim, 3 * dim)
 
     def forward(
-        self, x_AD: Tensor, v_A3D: Tensor, edges: Edges, u_E3: Tensor, rbf_EK: Tensor, weight_E: Tensor
+        self,
+        x_AD: Tensor,
+        v_A3D: Tensor,
+        edges: Edges,
+        u_E3: Tensor,
+        rbf_EK: Tensor,
+        weight_E: Tensor,
+        near_E: Tensor,
     ) -> tuple[Tensor, Tensor]:
         y_AD = self.norm(x_AD)
         q_ED, k_ED = lookup(self.q(y_AD), edges.query), lookup(self.k(y_AD), edges.key)
@@ -129,8 +137,9 @@ class ETAttention(nn.Module):
         values_EHC = self.heads(lookup(self.value(y_AD), edges.key) * F.silu(self.dv(rbf_EK)))
         if self.vector_cutoff:
             values_EHC = values_EHC * weight_E[:, None, None]
-        else:
+        else:  # then nothing but the list of pairs keeps far vectors out, and it may hold pairs beyond the cutoff
             a_EH = a_EH * weight_E[:, None]
+            values_EHC = values_EHC * near_E[:, None, None]
         s_EHC, s1_EHC, s2_EHC = values_EHC.chunk(3, -1)
         sum_AD = sum_over_queries((a_EH[..., None] * s_EHC).flatten(1), edges, len(x_AD))
         v_E3D = lookup(v_A3D.flatten(1), edges.key).unflatten(1, (3, -1))

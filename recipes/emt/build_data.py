@@ -1,7 +1,7 @@
 """Builds a catalyst dataset with the meaning and the splits of OC20 in minutes: adsorbates on metal slabs, relaxed with
 ASE's EMT potential.
 
-    python recipes/emt/build_data.py --out data/prepared/emt --systems 6000 --workers 2
+    python recipes/emt/build_data.py --out data/prepared/emt --systems 12000 --workers 2
 
 Nothing is downloaded. Each system is drawn by its own seeded generator and its effort is bounded by step counts, so
 that the data do not depend on the number of workers; an interrupted run is continued by the same command. Written are a
@@ -173,7 +173,7 @@ def systems_table(out: Path, systems: dict[str, System]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("data/prepared/emt"))
-    parser.add_argument("--systems", type=int, default=6000)
+    parser.add_argument("--systems", type=int, default=12000)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     description = DatasetDescription(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from geomformer.config.geomformer import GeoMFormerConfig
+from geomformer.config.network import PairListConfig
 from geomformer.prepared.images import near_pairs
 from geomformer.records import Batch
 
@@ -50,7 +51,7 @@ def slab(seed: int = 0, atoms: int = 9, pbc: tuple[bool, bool, bool] = (True, Tr
     return Crystal(fractions @ cell, cell, rng.choice([1, 6, 8, 29, 46], atoms), np.arange(atoms) % 3, pbc)
 
 
-def to_batch(crystals: list[Crystal], config: GeoMFormerConfig) -> Batch:
+def to_batch(crystals: list[Crystal], config: GeoMFormerConfig | PairListConfig) -> Batch:
     """Pads crystals to one batch in float64, with the pairs that the configuration reads."""
     width = max(len(crystal.numbers) for crystal in crystals)
     batch = Batch(
