@@ -10,6 +10,7 @@ from checks.variants import randomise
 
 from geomformer.config.egnn import EGNNConfig
 from geomformer.config.geomformer import GeoMFormerConfig
+from geomformer.config.harmonics import HarmonicsConfig
 from geomformer.config.network import NetworkConfig
 from geomformer.config.painn import PaiNNConfig
 from geomformer.config.sake import SAKEConfig
@@ -20,6 +21,7 @@ from geomformer.models.network import Network
 ATOMS = {"embed_dim": 32, "num_heads": 4, "num_scalars": 2}
 PARTICLES = {**ATOMS, "particles": True, "speed": True, "atom_features": False}
 SAKE_SIZE = {**ATOMS, "num_layers": 3, "embed_dim": 16, "num_kernels": 16}
+HARMONICS_SIZE = {"num_layers": 2, "channels_1": 6, "channels_2": 4, "radial_dim": 8}
 
 ARCHITECTURES: dict[str, NetworkConfig] = {
     "geomformer": GeoMFormerConfig(num_layers=4, num_kernels=16, **ATOMS),
@@ -41,6 +43,9 @@ ARCHITECTURES: dict[str, NetworkConfig] = {
     "sake, dot products": SAKEConfig(spatial="dot", **SAKE_SIZE),
     "sake, persistent vectors": SAKEConfig(spatial="persistent", **SAKE_SIZE),
     "sake, distances": SAKEConfig(spatial="distances", **SAKE_SIZE),
+    "harmonics": HarmonicsConfig(**HARMONICS_SIZE, **ATOMS),
+    "harmonics, particles": HarmonicsConfig(**HARMONICS_SIZE, **PARTICLES),
+    "harmonics, no degree 2": HarmonicsConfig(**{**HARMONICS_SIZE, "channels_2": 0}, tags=True, pooling="sum", **ATOMS),
 }
 
 

@@ -30,6 +30,7 @@ ALLOWED = {
     "rdkit": {"chem", "io"},
     "ase": {"io", "integrations"},
     "ray": {"executors"},
+    "e3nn": {"models"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
