@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from geomformer.ablation.plan import Plan
-from geomformer.config.load import apply_override, choose_architecture, merge, read_source, validate
+from geomformer.config.load import apply_override, change, choose_architecture, read_source, validate
 from geomformer.config.model import CONFIGS, architecture_of
 from geomformer.config.run import RunConfig
 from geomformer.errors import ConfigError, nearest
@@ -73,15 +73,15 @@ def base_values(plan: Plan, budget: float | None = None) -> dict[str, Any]:
         changes = dict(plan.base)
         extended = changes.pop("extends", None)
         values = read_source(str(extended)) if extended else {}
-        apply_changes(values, changes)
-    apply_changes(values, {"data": {"dataset": plan.data}})
+        change(values, changes)
+    change(values, {"data": {"dataset": plan.data}})
     train = validate(copy.deepcopy(values), f"plan {plan.name}, base").train
     share = plan.budget if budget is None else budget
     if train.max_steps is not None:
         length: dict[str, Any] = {"max_steps": max(1, round(share * train.max_steps))}
     else:
         length = {"epochs": share * train.epochs}
-    apply_changes(values, {"train": length})
+    change(values, {"train": length})
     return values
 
 
@@ -96,19 +96,11 @@ def variant_values(plan: Plan, name: str, base: Mapping[str, Any], quick: bool) 
         common = dict(plan.quick.changes)
         if MODEL in common:
             common[MODEL] = {key: value for key, value in common[MODEL].items() if key in known}
-        apply_changes(values, common)
-    apply_changes(values, changes)
+        change(values, common)
+    change(values, changes)
     if quick:
-        apply_changes(values, plan.quick.variants.get(name, {}))
+        change(values, plan.quick.variants.get(name, {}))
     return values
-
-
-def apply_changes(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Merges sections in place, another architecture first."""
-    model = changes.get(MODEL)
-    if isinstance(model, Mapping) and ARCHITECTURE in model:
-        choose_architecture(values, str(model[ARCHITECTURE]))
-    merge(values, copy.deepcopy(dict(changes)))
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -127,11 +128,12 @@ def change(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def merge(base: dict[str, Any], update: Mapping[str, Any]) -> None:
+    """Puts the values of `update` into `base`, section by section; what changes there later changes no `update`."""
     for key, value in update.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):
             merge(base[key], value)
         else:
-            base[key] = value
+            base[key] = copy.deepcopy(value)
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
