@@ -14,7 +14,9 @@ from geomformer.evaluation.plots import BLUE, GREY, INK, ORANGE, canvas, write_f
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ROW_INCHES, _PANEL_INCHES, _NAME_INCHES = 0.3, 4.2, 0.085
+_MEAN, _WITH_ERROR = "mean", "mean ± standard error"
+_ROW_INCHES, _NAME_INCHES = 0.3, 0.085
+_PANEL_INCHES, _NARROW_PANEL_INCHES, _WIDE_PANELS = 4.2, 3.2, 2
 
 
 def draw(path: Path, table: Table) -> Path:
@@ -29,15 +31,23 @@ def draw(path: Path, table: Table) -> Path:
     """
     metrics = table.plan.metrics
     names = _NAME_INCHES * max(len(row.variant) for row in table.rows)
-    size = (names + _PANEL_INCHES * len(metrics), 1.5 + _ROW_INCHES * len(table.rows))
+    panel = _PANEL_INCHES if len(metrics) <= _WIDE_PANELS else _NARROW_PANEL_INCHES
+    size = (names + panel * len(metrics), 1.7 + _ROW_INCHES * len(table.rows))
     figure, panels = canvas(size, columns=len(metrics))
     for number, (metric, axes) in enumerate(zip(metrics, np.atleast_1d(panels), strict=True)):
         draw_metric(axes, table, metric)
         axes.set_yticks(range(len(table.rows)), [row.variant for row in table.rows] if number == 0 else [])
         axes.set_ylim(len(table.rows) - 0.5, -0.5)
-    handles, labels = np.atleast_1d(panels)[0].get_legend_handles_labels()
+    named: dict[str, Any] = {}
+    for axes in np.atleast_1d(panels):
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named[label] = handle
+    if _WITH_ERROR in named:
+        named.pop(_MEAN, None)
     figure.suptitle(table.title, fontsize=11, color=INK)
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8.5)
+    figure.legend(
+        list(named.values()), list(named), loc="outside lower center", ncols=len(named), frameon=False, fontsize=8.5
+    )
     return write_figure(figure, path)
 
 
@@ -60,7 +70,7 @@ def draw_metric(axes: Axes, table: Table, metric: str) -> None:
         axes.scatter(*zip(*known, strict=True), label="paper", **style)
     worse = "lower" if rises(metric) else "higher"
     axes.set_xlabel(
-        f"{metric.replace('/', ' ')}: change against {base_name(table)} (%), {worse} is worse", fontsize=8.5
+        f"{metric.replace('/', ' ')}\nchange against {base_name(table)} (%), {worse} is worse", fontsize=8.5
     )
     axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -71,13 +81,11 @@ def draw_row(axes: Axes, place: int, row: Row, metric: str, base: float) -> None
     if sample is None:
         axes.text(0.02, place, "failed", transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=ORANGE)
         return
-    first = place == 0
     runs = [100.0 * (value - base) / abs(base) for value in sample.values]
-    label = "single runs" if first else None
-    axes.scatter(runs, [place] * len(runs), s=12, color=BLUE, alpha=0.4, linewidths=0, zorder=2, label=label)
+    axes.scatter(runs, [place] * len(runs), s=12, color=BLUE, alpha=0.4, linewidths=0, zorder=2, label="single runs")
     mean = 100.0 * (sample.mean - base) / abs(base)
     error = comparison.error if comparison is not None else None
-    label = "mean ± standard error of the change" if place == 1 else None
+    label = _MEAN if error is None else _WITH_ERROR
     style: dict[str, Any] = {"fmt": "o", "color": BLUE, "markersize": 5, "capsize": 2.5, "linewidth": 1.2, "zorder": 4}
     axes.errorbar([mean], [place], xerr=None if error is None else [error], label=label, **style)
 

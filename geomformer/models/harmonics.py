@@ -14,6 +14,8 @@ sigmoids of scalars. Vectors of particles enter as degree 1. The heads read the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,7 +83,11 @@ class Harmonics(Network):
 
 
 class TensorLayer(nn.Module):
-    """gate(W_out m_i + W_self z_i)."""
+    """gate(W_out m_i + W_self z_i).
+
+    The state dict holds the learnt weights alone: the tables of e3nn (coupling coefficients, masks) are constants whose
+    names change between its versions.
+    """
 
     def __init__(self, config: HarmonicsConfig, irreps: o3.Irreps) -> None:
         super().__init__()
@@ -91,23 +97,28 @@ class TensorLayer(nn.Module):
         others = o3.Irreps([item for item in irreps if item.ir.l])
         gates = o3.Irreps([(others.num_irreps, "0e")])
         scalars = o3.Irreps([(config.embed_dim, "0e")])
-        self.gate = enn.Gate(scalars, [torch.nn.functional.silu], gates, [torch.sigmoid], others)
-        self.up = o3.Linear(irreps, irreps)
-        self.product = tensor_product(irreps)
-        self.radial = nn.Sequential(
-            nn.Linear(config.num_kernels, config.radial_dim),
-            nn.SiLU(),
-            nn.Linear(config.radial_dim, self.product.weight_numel),
-        )
-        self.out = o3.Linear(self.product.irreps_out.simplify(), self.gate.irreps_in)
-        self.itself = o3.Linear(irreps, self.gate.irreps_in)
+        with plain_code():
+            self.gate = enn.Gate(scalars, [torch.nn.functional.silu], gates, [torch.sigmoid], others)
+            self.up = o3.Linear(irreps, irreps)
+            self.product = tensor_product(irreps)
+            self.out = o3.Linear(self.product.irreps_out.simplify(), self.gate.irreps_in)
+            self.itself = o3.Linear(irreps, self.gate.irreps_in)
+        self.radial = radial_network(config, self.product.weight_numel)
         self.norm = config.average_neighbours**-0.5
+        self.register_state_dict_post_hook(drop_tables)
+        self.register_load_state_dict_pre_hook(add_tables)
 
     def forward(self, z_AI: Tensor, edges: Edges, y_EY: Tensor, rbf_EK: Tensor, weight_E: Tensor) -> Tensor:
+        """Features (A, I) -> what the layer adds to them (A, I). Y counts the 9 harmonics."""
         weights_EW = self.radial(rbf_EK) * (self.norm * weight_E)[:, None]
         messages = self.product(lookup(self.up(z_AI), edges.key), y_EY, weights_EW)
         total = sum_over_queries(messages, edges, len(z_AI))
         return self.gate(self.out(total) + self.itself(z_AI))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TensorLayer:
+        super()._apply(fn, recurse)
+        refresh_coefficients(self.product)  # e3nn keeps them in float32, which would stay in a network made float64
+        return self
 
 
 def hidden_irreps(config: HarmonicsConfig) -> o3.Irreps:
@@ -147,3 +158,44 @@ def tensor_product(irreps: o3.Irreps) -> Any:
     paths = [(left, right, place[end], mode, weighted) for left, right, end, mode, weighted in paths]
     out = o3.Irreps([ends[old] for old in order])
     return o3.TensorProduct(irreps, harmonics, out, paths, shared_weights=False, internal_weights=False)
+
+
+def radial_network(config: HarmonicsConfig, num_weights: int) -> nn.Sequential:
+    """R(d) without its cutoff, from radial functions (E, K) to weights (E, W)."""
+    first, last = nn.Linear(config.num_kernels, config.radial_dim), nn.Linear(config.radial_dim, num_weights)
+    for linear in (first, last):
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")  # messages start as large as what they add to
+        nn.init.zeros_(linear.bias)
+    return nn.Sequential(first, nn.SiLU(), last)
+
+
+@contextmanager
+def plain_code() -> Iterator[None]:
+    """e3nn builds its modules without TorchScript, which copies and saves badly, whatever its version's default is."""
+    import e3nn
+
+    before = e3nn.get_optimization_defaults()
+    e3nn.set_optimization_defaults(jit_script_fx=False)
+    try:
+        yield
+    finally:
+        e3nn.set_optimization_defaults(**before)
+
+
+def refresh_coefficients(product: nn.Module) -> None:
+    """Puts coupling coefficients at the precision of the network in place of rounded ones."""
+    from e3nn import o3
+
+    for name, table in product.named_buffers():
+        if "_w3j_" in name:
+            degrees = [int(degree) for degree in name.rsplit("_", 3)[1:]]
+            table.copy_(o3.wigner_3j(*degrees, dtype=torch.float64))
+
+
+def drop_tables(layer: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:
+    for name, _table in layer.named_buffers():
+        del state[prefix + name]
+
+
+def add_tables(layer: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    state.update({prefix + name: table for name, table in layer.named_buffers()})

@@ -43,6 +43,7 @@ OPTIONS = {
         "FILES",
     ],
     "geomformer train": [
+        "--architecture",
         "--config",
         "--data",
         "--data-root",

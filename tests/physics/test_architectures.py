@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from checks.architectures import ARCHITECTURES, build_network
@@ -20,8 +18,6 @@ NAMES = pytest.mark.parametrize("name", ARCHITECTURES)
 
 @NAMES
 def test_symmetries(name: str, tolerance: Tolerance) -> None:
-    if name.startswith("harmonics"):  # e3nn keeps its coupling coefficients in float32
-        tolerance = replace(tolerance, scalars=max(1e-8, tolerance.scalars), vectors=max(1e-8, tolerance.vectors))
     assert_symmetries(build_network(ARCHITECTURES[name], tolerance.dtype), all_geometries(), tolerance)
 
 

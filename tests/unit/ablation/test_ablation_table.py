@@ -167,6 +167,11 @@ def test_plot_shows_runs_means_and_paper(table: Table, tmp_path: Path, monkeypat
     diamonds = [path.get_offsets().tolist() for path in right.collections if path.get_label() == "paper"]
     assert [[round(x, 6), y] for x, y in diamonds[0]] == [[20.0, 1.0]]
     assert not [path for path in left.collections if path.get_label() == "paper"]
+    (legend,) = figure.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert len(set(named)) == len(named) and set(named) == {
+        *("paper", "single runs", "spread of full", "mean ± standard error")
+    }
 
 
 def test_plot_of_single_runs_and_of_a_lost_base_is_written(wide: Plan, tmp_path: Path) -> None:

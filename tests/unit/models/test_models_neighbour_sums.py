@@ -24,8 +24,6 @@ CONFIGS: dict[str, type[PairListConfig]] = {
     "torchmd-et": TorchMDETConfig,
     "harmonics": HarmonicsConfig,
 }
-TIGHT = {"painn": 1e-10, "torchmd-et": 1e-10, "harmonics": 1e-7}
-"""Of e3nn the coupling coefficients are float32."""
 NAMES = pytest.mark.parametrize("name", CONFIGS)
 
 
@@ -90,11 +88,11 @@ def test_an_answer_depends_on_the_crystal_alone(name: str) -> None:
         expected = model(to_batch([crystal], config))
         for what, other in same.items():
             found = model(to_batch([other], config))
-            assert relative_error(found.scalars, expected.scalars) < TIGHT[name], what
-            assert relative_error(found.vectors, expected.vectors) < TIGHT[name], what
+            assert relative_error(found.scalars, expected.scalars) < 1e-10, what
+            assert relative_error(found.vectors, expected.vectors) < 1e-10, what
         found = model(to_batch([crystal.turned(turn.numpy())], config))
-        assert relative_error(found.scalars, expected.scalars) < TIGHT[name]
-        assert relative_error(found.vectors, expected.vectors @ turn.T) < TIGHT[name]
+        assert relative_error(found.scalars, expected.scalars) < 1e-10
+        assert relative_error(found.vectors, expected.vectors @ turn.T) < 1e-10
         single = model(to_batch([Crystal(crystal.positions, 20 * crystal.cell, crystal.numbers, crystal.tags)], config))
         assert relative_error(single.scalars, expected.scalars) > 1e-4, "copies must count"
 
