@@ -208,6 +208,7 @@ def evaluate(
     conformers: int | None = None,
     device: str = "auto",
     limit: int | None = None,
+    baselines: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluates a model on the labelled splits of a prepared dataset. See `evaluation.evaluate.evaluate_dataset`.
@@ -222,7 +223,9 @@ def evaluate(
     trained = load_artifact(model, models_root(models)).config.data.split_scheme
     if split_scheme is None and trained in prepared.schemes:
         prepared = open_dataset(dataset, root, trained)
-    return evaluate_dataset(predictor, prepared, splits=splits, out=out, limit=limit, progress=progress)
+    return evaluate_dataset(
+        predictor, prepared, splits=splits, out=out, limit=limit, baselines=baselines, progress=progress
+    )
 
 
 def predict(

@@ -1,4 +1,5 @@
 """Speed of the network against its floor, measured in one run: machines differ and are shared, ratios travel.
+Networks of other architectures are timed without one.
 
 The floor is the time of the projection products of all layers alone, at the same shapes: per layer 11 maps of D x D on
 the B * N rows of the invariant stream and 14 on the 3 * B * N rows of the equivariant one. A training step has three
@@ -23,7 +24,6 @@ from geomformer.config.geomformer import GeoMFormerConfig
 from geomformer.config.load import load_config
 from geomformer.config.run import RunConfig
 from geomformer.devices import resolve_device
-from geomformer.errors import ConfigError
 from geomformer.models import build_model
 from geomformer.prepared.collate import Sample, collate
 from geomformer.prepared.images import ADSORBATE, ImageOptions
@@ -50,6 +50,7 @@ SLAB_LAYERS, SLAB_SPACING = 4, 2.6
 def benchmark_model(
     presets: Sequence[str] = (),
     *,
+    architecture: str | None = None,
     systems: int | None = None,
     atoms: Sequence[int] = (),
     device: str = "auto",
@@ -60,6 +61,7 @@ def benchmark_model(
 
     Args:
         presets: names; the small and paper sizes of `CASES` by default.
+        architecture: of the network that takes the place of the presets' own, as in training.
         systems: in a batch; `CASES` says how many by default.
         atoms: of every system; one measurement for each number. `CASES` by default.
         device: "auto", "cpu" or "cuda"; "auto" takes a GPU if there is one.
@@ -67,27 +69,32 @@ def benchmark_model(
         repeats: rounds; floor, forward and step are measured in turn in each, the median over rounds counts.
 
     Returns:
-        One object per preset and number of atoms: preset, num_layers, embed_dim, systems, atoms, tokens (atoms and
-        periodic images of a system that are rows of its streams), pairs (near pairs of a system, copies included),
-        device, dtype, forward_ms, forward_floor_ms, forward_ratio, step_ms, step_ratio, peak_memory_mb (of the process
-        on a CPU, of the device on a GPU).
+        One object per preset and number of atoms: preset, architecture, parameters, num_layers, embed_dim, systems,
+        atoms, tokens (atoms and periodic images of a system that are rows of its streams), pairs (near pairs that are
+        listed for a system, copies included; 0 where the network takes all its pairs), device, dtype, forward_ms,
+        forward_floor_ms, forward_ratio, step_ms, step_ratio, peak_memory_mb (of the process on a CPU, of the device on
+        a GPU). Floor and ratios are None for other architectures than geomformer: the floor counts its products.
 
     Raises:
-        ConfigError: no such preset, or this machine has no such device.
+        ConfigError: no such preset or architecture, or this machine has no such device.
     """
     device = resolve_device(device)
     lines = []
     for preset in presets or CASES:
         usual_systems, usual_atoms = CASES.get(preset, DEFAULT_CASE)
         for count in atoms or (usual_atoms,):
-            case = preset, systems or usual_systems, count
-            lines.append(benchmark_preset(*case, device=device, dtype=dtype, repeats=repeats))
+            config = load_config(preset, [] if architecture is None else [f"model.architecture={architecture}"])
+            measured = benchmark_config(
+                config, systems or usual_systems, count, device=device, dtype=dtype, repeats=repeats
+            )
+            lines.append({"preset": preset, **measured})
     return lines
 
 
-def benchmark_preset(preset: str, systems: int, atoms: int, *, device: str, dtype: str, repeats: int) -> dict[str, Any]:
-    """Measures one preset on `systems` systems of `atoms` atoms."""
-    config = load_config(preset)
+def benchmark_config(
+    config: RunConfig, systems: int, atoms: int, *, device: str, dtype: str, repeats: int
+) -> dict[str, Any]:
+    """Measures the network of a configuration on `systems` systems of `atoms` atoms."""
     reset_peak_memory(device)
     model = build_model(config.model).to(device)
     batch = random_batch(config, systems, atoms).to(device)
@@ -108,9 +115,11 @@ def benchmark_preset(preset: str, systems: int, atoms: int, *, device: str, dtyp
         model.zero_grad(set_to_none=True)
 
     products = floor_products(config, rows, device, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
-    floor_ms, forward_ms, step_ms = medians([products, forward, step], device, repeats)
+    forward_ms, step_ms, *floor = medians([forward, step, *([] if products is None else [products])], device, repeats)
+    floor_ms = floor[0] if floor else None
     return {
-        "preset": preset,
+        "architecture": config.model.architecture,
+        "parameters": model.num_parameters,
         "num_layers": config.model.num_layers,
         "embed_dim": config.model.embed_dim,
         "systems": systems,
@@ -120,19 +129,21 @@ def benchmark_preset(preset: str, systems: int, atoms: int, *, device: str, dtyp
         "device": device,
         "dtype": dtype,
         "forward_ms": round(forward_ms, 3),
-        "forward_floor_ms": round(floor_ms, 3),
-        "forward_ratio": round(forward_ms / floor_ms, 3),
+        "forward_floor_ms": None if floor_ms is None else round(floor_ms, 3),
+        "forward_ratio": None if floor_ms is None else round(forward_ms / floor_ms, 3),
         "step_ms": round(step_ms, 3),
-        "step_ratio": round(step_ms / (STEP_PER_FORWARD * floor_ms), 3),
+        "step_ratio": None if floor_ms is None else round(step_ms / (STEP_PER_FORWARD * floor_ms), 3),
         "peak_memory_mb": round(peak_memory_mb(device), 1),
     }
 
 
-def floor_products(config: RunConfig, rows: int, device: str, dtype: torch.dtype) -> Callable[[], None]:
-    """The projection products of all layers, stream pairs and passes, each with weights of its own."""
+def floor_products(config: RunConfig, rows: int, device: str, dtype: torch.dtype) -> Callable[[], None] | None:
+    """The projection products of all layers, stream pairs and passes, each with weights of its own; None for other
+    architectures than geomformer.
+    """
     model = config.model
     if not isinstance(model, GeoMFormerConfig):
-        raise ConfigError(f"The floor counts the products of geomformer, found architecture {model.architecture}.")
+        return None
     dim = model.embed_dim
     layers = model.num_layers * len(model.streams) * model.passes
     x_inv = torch.randn(rows, dim, device=device, dtype=dtype)
@@ -203,9 +214,11 @@ def random_batch(config: RunConfig, systems: int, atoms: int) -> Batch:
     def integers(high: int, *shape: int) -> Tensor:
         return torch.randint(0, high, (systems, atoms, *shape), generator=generator)
 
+    positions = torch.randn(systems, atoms, 3, generator=generator) * 2.0
+    cutoff = config.model.pair_cutoff
     bonds = BOND_FEATURE_SIZES[0] * BOND_FEATURE_SIZES[1] * BOND_FEATURE_SIZES[2] + 1
     return Batch(
-        positions=torch.randn(systems, atoms, 3, generator=generator) * 2.0,
+        positions=positions,
         velocities=torch.randn(systems, atoms, 3, generator=generator),
         mask=torch.ones(systems, atoms, dtype=torch.bool),
         index=torch.arange(systems),
@@ -215,7 +228,14 @@ def random_batch(config: RunConfig, systems: int, atoms: int) -> Batch:
         bond_type=integers(bonds, atoms),
         shortest_path=integers(MAX_PATH, atoms),
         tags=integers(3),
+        pairs=None if cutoff is None else pairs_within(positions, cutoff),
     )
+
+
+def pairs_within(x_BN3: Tensor, cutoff: float) -> Tensor:
+    """All pairs of molecules of one size that the data path lists: an atom with itself among them. (2, E)"""
+    row, i, j = (torch.cdist(x_BN3, x_BN3) < cutoff).nonzero(as_tuple=True)
+    return torch.stack([row * x_BN3.shape[1] + i, row * x_BN3.shape[1] + j])
 
 
 def slabs(systems: int, atoms: int, images: ImageOptions) -> Batch:

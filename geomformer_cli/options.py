@@ -30,6 +30,15 @@ ModelName = Annotated[
     ),
 ]
 
+Architecture = Annotated[
+    str | None,
+    typer.Option(
+        help="Network: geomformer, painn, torchmd-et, sake, egnn, harmonics; with inputs and outputs of the preset's.",
+        show_default="the preset's",
+        rich_help_panel=MODEL,
+    ),
+]
+
 Device = Annotated[
     str,
     typer.Option(help="auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.", rich_help_panel=MACHINE),

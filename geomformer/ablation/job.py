@@ -136,6 +136,7 @@ def train_and_evaluate(job: Job, report: Report) -> Result:
         models=job.models,
         device=job.device,
         limit=job.limit,
+        baselines=False,
     )
     training = load_artifact(str(trained.path), job.models).manifest.training
     return Result(

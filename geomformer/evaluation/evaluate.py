@@ -78,6 +78,7 @@ def evaluate_dataset(
     splits: Sequence[str] = (),
     out: Path | None = None,
     limit: int | None = None,
+    baselines: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluates on every split that is asked for (by default all labelled ones but "train").
@@ -88,6 +89,7 @@ def evaluate_dataset(
         splits: names.
         out: folder for metrics.json, predictions and plots; None writes nothing.
         limit: only the first rows of each split.
+        baselines: whether to score what needs no model, too; it takes longer than small models do.
         progress: called with the rows done and their number.
 
     Returns:
@@ -118,11 +120,13 @@ def evaluate_dataset(
 
         results = predict_split(predictor, split, counts[name], advance)
         done += counts[name]
-        measured[name] = {MODEL: split_metrics(predictor, results), **baseline_metrics(predictor, results)}
+        measured[name] = {MODEL: split_metrics(predictor, results)}
+        if baselines:
+            measured[name] |= baseline_metrics(predictor, results)
+        if baselines and predictor.manifest.task == NBODY and (floor := rotation_floor(dataset, name, counts[name])):
+            measured[name][ROTATION_FLOOR] = floor
         if results.vectors is not None and predictor.manifest.task in CATALYST:
             distances[name] = results.vectors.distances()
-        if predictor.manifest.task == NBODY and (floor := rotation_floor(dataset, name, counts[name])):
-            measured[name][ROTATION_FLOOR] = floor
         if out is not None:
             write_split(predictor, out, name, results)
     summary = summarise(predictor, dataset, {name: counts[name] for name in names}, measured)
@@ -153,7 +157,7 @@ def summarise(
     if dataset.scheme is not None:
         summary["split_scheme"] = dataset.scheme
     summary["average"] = found.pop(MODEL)["average"]
-    return summary | ({"baselines": found} if predictor.task.vectors else {})
+    return summary | ({"baselines": found} if found else {})
 
 
 def default_splits(predictor: Predictor, dataset: PreparedDataset) -> list[str]:

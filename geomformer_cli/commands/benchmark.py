@@ -9,13 +9,14 @@ import typer
 
 from geomformer_cli import console
 from geomformer_cli.failures import guarded
-from geomformer_cli.options import MACHINE, MODEL, Device, Json
+from geomformer_cli.options import MACHINE, MODEL, Architecture, Device, Json
 
 app = typer.Typer(help="Measure how fast models run on this machine.", no_args_is_help=True)
 
 EXAMPLES = (
     "Examples:\n\n"
     "geomformer benchmark model --preset gap-small --device cpu\n\n"
+    "geomformer benchmark model --preset md17-small --architecture painn\n\n"
     "geomformer benchmark model --preset is2re-small --systems 4 --atoms 40 --atoms 80 --atoms 160"
 )
 
@@ -39,6 +40,7 @@ def model(
             help="Preset to measure; may be repeated.", show_default="small and paper sizes", rich_help_panel=MODEL
         ),
     ] = None,
+    architecture: Architecture = None,
     systems: Annotated[
         int | None,
         typer.Option(min=1, help="Systems in a batch.", show_default="by preset", rich_help_panel=MODEL),
@@ -60,12 +62,19 @@ def model(
 
     The floor is the time of the bare matrix products of all layers, measured
     in the same run. Ratios can be compared between machines, times cannot.
+    Only geomformer has a floor; other architectures are timed alone.
     """
     from geomformer.benchmark import benchmark_model
 
     with console.waiting(f"Measuring {', '.join(preset or ['small and paper sizes'])}"):
         lines = benchmark_model(
-            preset or (), systems=systems, atoms=atoms or (), device=device, dtype=dtype.value, repeats=repeats
+            preset or (),
+            architecture=architecture,
+            systems=systems,
+            atoms=atoms or (),
+            device=device,
+            dtype=dtype.value,
+            repeats=repeats,
         )
     if json:
         console.result_json(lines)
@@ -76,6 +85,8 @@ def model(
 def _show(lines: list[dict[str, Any]]) -> None:
     columns = {
         "preset": "preset",
+        "architecture": "architecture",
+        "parameters": "parameters",
         "num_layers": "layers",
         "embed_dim": "channels",
         "systems": "systems",
@@ -92,7 +103,7 @@ def _show(lines: list[dict[str, Any]]) -> None:
         "peak_memory_mb": "peak MB",
     }
     rows = [[_cell(line.get(key)) for key in columns] for line in lines]
-    console.result_table(list(columns.values()), rows, numbers=[*range(1, 7), *range(9, len(columns))])
+    console.result_table(list(columns.values()), rows, numbers=[*range(2, 9), *range(11, len(columns))])
 
 
 def _cell(value: Any) -> str:

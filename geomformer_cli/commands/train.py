@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geomformer_cli import console
-from geomformer_cli.options import INPUT, MACHINE, MODEL, OUTPUT, DataRoot, Device, Overrides
+from geomformer_cli.options import INPUT, MACHINE, MODEL, OUTPUT, Architecture, DataRoot, Device, Overrides
 
 if TYPE_CHECKING:
     from geomformer.config.run import RunConfig
@@ -43,14 +43,6 @@ Preset = Annotated[
 Config = Annotated[
     Path | None,
     typer.Option(help="Configuration of your own, a YAML file; instead of --preset.", rich_help_panel=MODEL),
-]
-Architecture = Annotated[
-    str | None,
-    typer.Option(
-        help="Network: geomformer, painn, torchmd-et, sake, egnn, harmonics; with inputs and outputs of the preset's.",
-        show_default="the preset's",
-        rich_help_panel=MODEL,
-    ),
 ]
 Init = Annotated[
     str | None,

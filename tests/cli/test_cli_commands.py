@@ -266,7 +266,8 @@ def test_benchmark_table_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.exit_code == 0, found.stderr
     assert "12.35" in found.stdout and "gap-small" in found.stdout
     assert call.args == (["gap-small"],)
-    assert call.kwargs == {"systems": None, "atoms": (), "device": "cpu", "dtype": "float32", "repeats": 2}
+    settings = {"systems": None, "atoms": (), "device": "cpu", "dtype": "float32", "repeats": 2}
+    assert call.kwargs == {"architecture": None, **settings}
     assert json.loads(run("benchmark", "model", "--json").stdout) == [line]
 
 

@@ -122,6 +122,7 @@ OPTIONS = {
     "geomformer config show": ["--help", "--json", "--set", "PRESET"],
     "geomformer benchmark": ["--help"],
     "geomformer benchmark model": [
+        "--architecture",
         "--atoms",
         "--device",
         "--dtype",

@@ -54,8 +54,9 @@ def painn_block(model: PaiNN, layer: int, wiring: str) -> TwoStreamBlock:
 
     def mix(streams: Streams) -> Streams:
         q, mu = streams
-        after_q, after_mu = mixing(q, mu)
-        return after_q - q, after_mu - mu
+        v, u = (F.linear(mu, part) for part in mixing.maps.weight.chunk(2))
+        a, b, c = mixing.psi(torch.cat([q, (v.square().sum(1) + 1e-8).sqrt()], -1)).chunk(3, -1)
+        return a + c * (v * u).sum(1), b[:, None] * u
 
     def others(geometry: Geometry) -> Tensor:
         return geometry.others
@@ -195,7 +196,7 @@ def test_sequential_wiring_is_another_network(name: str, batch: Batch) -> None:
     with torch.no_grad():
         output, (z_inv, z_equ) = model(batch), instance(weights, batch, "sequential")
     error = max(relative_error(z_inv, output.z_inv[0][0]), relative_error(z_equ, output.z_equ[0][0]))
-    assert error > 1e-5
+    assert error > 1e-3
 
 
 def test_an_atom_without_neighbours_gets_nothing() -> None:

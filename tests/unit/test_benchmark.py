@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from geomformer.benchmark import CASES, benchmark_model
-from geomformer.config.load import preset_names
+from geomformer.benchmark import CASES, benchmark_model, random_batch
+from geomformer.config.load import load_config, preset_names
 from geomformer.errors import ConfigError
+from geomformer.models import build_model
+from geomformer.nn.neighbours import find_edges
 
 FIELDS = (
-    *("preset", "num_layers", "embed_dim", "systems", "atoms", "tokens", "pairs", "device", "dtype", "forward_ms"),
+    *("preset", "architecture", "parameters", "num_layers", "embed_dim", "systems", "atoms", "tokens", "pairs"),
+    *("device", "dtype", "forward_ms"),
     *("forward_floor_ms", "forward_ratio", "step_ms", "step_ratio", "peak_memory_mb"),
 )
 
@@ -23,6 +26,34 @@ def test_a_line_holds_what_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (line["systems"], line["atoms"], line["device"]) == (2, 3, "cpu")
     assert line["forward_ms"] > 0 and line["forward_floor_ms"] > 0 and line["step_ms"] > line["forward_ms"] / 10
     assert line["forward_ratio"] == pytest.approx(line["forward_ms"] / line["forward_floor_ms"], rel=0.05)
+
+
+def test_other_architectures_have_no_floor() -> None:
+    (line,) = benchmark_model(["gap-small"], architecture="painn", systems=2, atoms=[6], device="cpu", repeats=1)
+    assert tuple(line) == FIELDS and line["architecture"] == "painn"
+    assert (
+        line["parameters"] == build_model(load_config("gap-small", ["model.architecture=painn"]).model).num_parameters
+    )
+    assert line["forward_ms"] > 0 and line["step_ms"] > 0
+    assert [name for name, value in line.items() if value is None] == [
+        "forward_floor_ms",
+        "forward_ratio",
+        "step_ratio",
+    ]
+
+
+def test_pairs_are_those_within_the_cutoff() -> None:
+    config = load_config("gap-small", ["model.architecture=painn", "model.neighbour_cutoff=4"])
+    batch = random_batch(config, 3, 7)
+    edges = find_edges(batch.positions, batch.mask, None, None)
+    near = edges.d < 4.0
+    assert 21 < near.sum() < len(near)
+    assert batch.pairs is not None and torch.equal(batch.pairs, torch.stack([edges.query, edges.key])[:, near])
+
+
+def test_an_unknown_architecture_is_said() -> None:
+    with pytest.raises(ConfigError, match="found 'pain'"):
+        benchmark_model(["gap-small"], architecture="pain", device="cpu", repeats=1)
 
 
 def test_an_absent_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,9 @@ def test_a_plan_runs_and_leaves_what_it_says(plan: Plan, options: Options, tmp_p
             "nbody", root=options.root, model=str(tmp_path / f"models/{name}/1"), splits=["test"], device="cpu"
         )
         assert result.value("test/positions_mse") == pytest.approx(again["splits"]["test"]["positions_mse"], rel=1e-6)
+        assert set(again["baselines"]) > {"no_move", "linear"}
+    bare = api.evaluate("nbody", root=options.root, model=str(tmp_path / "models/base-s1/1"), limit=3, baselines=False)
+    assert "baselines" not in bare and set(bare["splits"]) == {"valid", "test"}
     results = [read_result(tmp_path / f"results/{name}.json") for name in names]
     assert len({result.config for result in results if result}) == 4, "every run has a configuration of its own"
     rows = {row.variant: row for row in table.rows}

@@ -62,7 +62,6 @@ def test_the_variance_is_that_of_independent_rotations_and_without_bias() -> Non
 
 def test_the_best_answer_of_an_equivariant_model_is_off_by_the_floor() -> None:
     """The mean of the rotated answers misses each of them by (K - 1) / K of the unbiased variance."""
-    (end,) = simulation.simulate(head_on(), [60])
     turns = rotations.Rotation.random(512, np.random.default_rng(5)).as_matrix()
     start = head_on()[0:1]
     turned = Systems(*(np.repeat(a, 512, 0) for a in (start.charges, start.positions, start.velocities)))
@@ -71,7 +70,6 @@ def test_the_best_answer_of_an_equivariant_model_is_off_by_the_floor() -> None:
     answers = ends.positions @ turns
     left = np.square(answers - answers.mean(0)).mean()
     assert rotation_variances(head_on(), 60, orientations=512)[0] == pytest.approx(left, rel=0.1)
-    assert np.square(end.positions[0] - answers.mean(0)).mean() > 0
 
 
 def test_first_systems_keep_their_rotations() -> None:
