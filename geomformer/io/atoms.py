@@ -6,6 +6,7 @@ or CONTCAR of VASP.
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ ID_KEYS = ("id", "sid")
 
 _ID = re.compile(rb'(?:^|\s)(id|sid)=(?:"([^"\\]*)"|([^"\s]+))(?=\s|$)')
 _VASP_NAME = re.compile(r"(POSCAR|CONTCAR)([._-].*)?", re.IGNORECASE)
+_MARK = codecs.BOM_UTF8.decode("latin-1")
 _CIF_BLOCK = re.compile(r"data_\S", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[-+]?\.?\d")
 _LARGEST = 2**26
@@ -139,6 +141,7 @@ def _cif_blocks(path: Path) -> Iterator[str]:
         block: list[str] = []
         size, in_text = 0, False
         for line in iter(partial(handle.readline, 2**20), ""):
+            line = line.removeprefix(_MARK)
             in_text ^= line.startswith(";")
             if not in_text and _CIF_BLOCK.match(line):
                 if block:
@@ -171,7 +174,7 @@ def _cif_atoms(text: str) -> Atoms | None:
 
 
 def _read_vasp(path: Path) -> Iterator[Structure]:
-    with path.open(encoding="utf-8", errors="replace") as handle:
+    with path.open(encoding="utf-8-sig", errors="replace") as handle:
         text = handle.read(_LARGEST)
     lines = text.splitlines()
     if len(lines) < 8 or not _NUMBER.match(lines[1]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -139,6 +140,9 @@ def text_frames(path: Path, fewest: int = 1) -> Iterator[TextFrame]:
     try:
         with _opened(path) as handle:
             while (line := handle.readline(_LONGEST_LINE)).strip():
+                if place == 0 and line.startswith(codecs.BOM_UTF8):
+                    place = len(codecs.BOM_UTF8)
+                    line = line[place:]
                 count = int(line)
                 if not fewest <= count <= _MOST_ATOMS:
                     raise ValueError(f"a frame of {count} atoms")

@@ -307,3 +307,15 @@ def test_damage_anywhere_is_a_problem_or_a_data_error(tmp_path: Path) -> None:
             except DataError:
                 continue
             assert items and all((item.atoms is None) is (item.problem is not None) for item in items)
+
+
+@pytest.mark.parametrize("name", ["a.extxyz", "a.xyz", "a.cif", "POSCAR"])
+def test_a_byte_order_mark_is_no_part_of_the_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    write(path, slab(), format="extxyz" if name.endswith("xyz") else None)
+    (expected,) = listed(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (found,) = listed(path)
+    assert found.problem is None and found.atoms is not None and expected.atoms is not None
+    assert np.array_equal(found.atoms.positions, expected.atoms.positions)
+    assert found.atoms.symbols.formula == expected.atoms.symbols.formula
