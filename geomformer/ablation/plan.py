@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from geomformer.config.load import read_mapping
 from geomformer.config.run import TASKS
 from geomformer.config.section import Section
 from geomformer.errors import ConfigError, nearest
@@ -168,12 +168,7 @@ def load_plan(source: str | Path) -> Plan:
             f"'{source}' is neither a plan that comes with geomformer nor a file.{nearest(str(source), plan_names())}",
             f"Plans: {', '.join(plan_names())}.",
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a plan (title, task, base, variants), found {type(values).__name__}.")
+    values = read_mapping(path, "a plan (title, task, base, variants)")
     try:
         return Plan.model_validate({"name": path.stem, **values})
     except ValidationError as error:

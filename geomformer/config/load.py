@@ -104,12 +104,7 @@ def read_source(source: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any
             f"'{source}' is neither a preset nor a configuration file.{nearest(source, preset_names())}",
             f"Presets: {', '.join(preset_names())}.",
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected sections (task, model, data, optim, train), found {type(values).__name__}")
+    values = read_mapping(path, "sections (task, model, data, optim, train)")
     values = {key: {} if value is None and key in section_names() else value for key, value in values.items()}
     base = values.pop("extends", None)
     merged = read_source(str(base), (*extended_by, source)) if base else {}
@@ -117,6 +112,21 @@ def read_source(source: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any
     if path.parent == PRESETS:
         merged["preset"] = source
     return merged
+
+
+def read_mapping(path: Path, expected: str) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it is not valid, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected {expected}, found {type(values).__name__}")
+    return values
 
 
 def change(values: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -33,7 +33,9 @@ class SAKEConfig(NetworkConfig):
     )
     degrees: tuple[int, ...] = Field((1,), min_length=1, description="harmonics: degrees l; (1) is SAKE itself")
     match_channels: bool = Field(
-        True, description="harmonics: the coefficients are shared out among the degrees, so that invariants stay H d"
+        True,
+        description="harmonics: H d / (number of degrees) coefficients per pair, which all degrees use, so that "
+        "invariants stay H d; otherwise H d coefficients",
     )
 
     @model_validator(mode="after")
@@ -48,6 +50,8 @@ class SAKEConfig(NetworkConfig):
             raise ValueError(f"spatial: {self.spatial} moves no atom that rests: expected num_vectors: 0")
         if sorted(set(self.degrees)) != list(self.degrees) or not set(self.degrees) <= {0, 1, 2, 3}:
             raise ValueError(f"degrees: expected rising ones among 0, 1, 2, 3, found {list(self.degrees)}")
+        if self.degrees != (1,) and self.spatial != "harmonics":
+            raise ValueError(f"degrees other than (1) belong to spatial: harmonics, found spatial: {self.spatial}")
         if self.match_channels and self.num_heads * self.embed_dim % len(self.degrees):
             raise ValueError(
                 f"num_heads * embed_dim = {self.num_heads * self.embed_dim} must be a multiple of the number of "

@@ -9,8 +9,9 @@ Over all pairs of atoms of a system, with r_ij = x_j - x_i, D_ij = sqrt(|r_ij|^2
     node         h_i += mlp([h_i, sum_j E_ij, mlp_s(s_i)])
     velocity     v_i <- 2 sigmoid(mlp_v(h_i)) v_i + W_v M_i                   x_i += v_i
 
-v starts from the velocities of particles, else from zero. Where there is a `cutoff`, a_ij is multiplied by the cosine
-cutoff and divided by its sum over j. The scalar head reads h, the vector is x_L - x_0.
+v starts from the velocities of particles where `speed` is read, else from zero. Where there is a `cutoff`, a_ij is
+multiplied by the cosine cutoff and divided by its sum over j: as published, and the weight of an atom's last neighbour
+jumps where it leaves. The scalar head reads h, the vector is x_L - x_0.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 All of them read, for every pair, the attended edge E_ij (C = H d numbers) and u_ij, the direction from i to j (zero for
 an atom with itself), and return the invariants s_i that the post-norm network reads, and the step dv_i of the velocity.
-Means run over all real atoms of the system, the atom itself included. Legend: `nn.ops`; L coefficients, S invariants.
+Means run over all real atoms of the system, the atom itself included; the three numbers of u_ij, not the many of
+lambda_ij, are divided by how many these are. Legend: `nn.ops`; L coefficients, S invariants.
 """
 
 from __future__ import annotations
@@ -14,22 +15,23 @@ from geomformer.nn.harmonics import harmonics
 
 
 class Coefficients(nn.Module):
-    """lambda_ij = tanh(E_ij W), of every pair of real atoms; divided by the number of atoms, so that sums are means."""
+    """lambda_ij = tanh(E_ij W), of every pair."""
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
         self.linear = nn.Linear(channels, count, bias=False)
 
-    def forward(self, edge_BNNC: Tensor, share_BNN1: Tensor) -> Tensor:
-        """(B, N, N, L). `share_BNN1`: one over the number of atoms; zero for padding and an atom with itself, whose
-        direction is none.
-        """
-        return torch.tanh(self.linear(edge_BNNC)) * share_BNN1
+    def forward(self, edge_BNNC: Tensor) -> Tensor:
+        """(B, N, N, L)"""
+        return torch.tanh(self.linear(edge_BNNC))
 
 
-def combine(coefficients_BNNL: Tensor, u_BNNM: Tensor) -> Tensor:
-    """sum_j lambda_ij^l u_ij. (B, N, M, L)"""
-    return torch.matmul(u_BNNM.mT, coefficients_BNNL)
+def combine(coefficients_BNNL: Tensor, u_BNNM: Tensor, share_BNN1: Tensor) -> Tensor:
+    """mean_j lambda_ij^l u_ij. (B, N, M, L)
+
+    `share_BNN1`: one over the number of atoms; zero for padding and an atom with itself, whose direction is none.
+    """
+    return torch.matmul((u_BNNM * share_BNN1).mT, coefficients_BNNL)
 
 
 class SpatialAttention(nn.Module):
@@ -46,7 +48,7 @@ class SpatialAttention(nn.Module):
         self, edge_BNNC: Tensor, u_BNN3: Tensor, share_BNN1: Tensor, kept_BN3C: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Returns s (B, N, S), dv (B, N, 3) and the vectors to keep, (B, N, 3, C), of which there are none here."""
-        m_BN3C = combine(self.coefficients(edge_BNNC, share_BNN1), u_BNN3)
+        m_BN3C = combine(self.coefficients(edge_BNNC), u_BNN3, share_BNN1)
         return self.invariants(m_BN3C), self.step(m_BN3C).squeeze(-1), kept_BN3C
 
     def invariants(self, m_BN3C: Tensor) -> Tensor:
@@ -76,8 +78,8 @@ class PersistentVectors(DotProducts):
         self, edge_BNNC: Tensor, u_BNN3: Tensor, share_BNN1: Tensor, kept_BN3C: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `SpatialAttention.forward`; the vectors start from zero in the first layer."""
-        m_BN3C = combine(self.coefficients(edge_BNNC, share_BNN1), u_BNN3)
-        mu_BNNC = self.transport(edge_BNNC, share_BNN1)
+        m_BN3C = combine(self.coefficients(edge_BNNC), u_BNN3, share_BNN1)
+        mu_BNNC = self.transport(edge_BNNC) * share_BNN1
         kept_BN3C = kept_BN3C + m_BN3C + torch.einsum("bijc,bjxc->bixc", mu_BNNC, kept_BN3C)
         return self.invariants(kept_BN3C), self.step(m_BN3C).squeeze(-1), kept_BN3C
 
@@ -100,9 +102,11 @@ class PowerSpectrum(SpatialAttention):
         self, edge_BNNC: Tensor, u_BNN3: Tensor, share_BNN1: Tensor, kept_BN3C: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `SpatialAttention.forward`."""
-        lambda_BNNL = self.coefficients(edge_BNNC, share_BNN1)
-        powers = [combine(lambda_BNNL, harmonics(u_BNN3, degree)).square().sum(2) for degree in self.degrees]
-        m_BN3L = combine(lambda_BNNL, u_BNN3)
+        lambda_BNNL = self.coefficients(edge_BNNC)
+        powers = [
+            combine(lambda_BNNL, harmonics(u_BNN3, degree), share_BNN1).square().sum(2) for degree in self.degrees
+        ]
+        m_BN3L = combine(lambda_BNNL, u_BNN3, share_BNN1)
         return torch.cat(powers, -1), self.step(m_BN3L).squeeze(-1), kept_BN3C
 
 
@@ -119,4 +123,4 @@ class Distances(nn.Module):
         self, edge_BNNC: Tensor, u_BNN3: Tensor, share_BNN1: Tensor, kept_BN3C: Tensor
     ) -> tuple[None, Tensor, Tensor]:
         """As `SpatialAttention.forward`, without invariants."""
-        return None, combine(self.coefficients(edge_BNNC, share_BNN1), u_BNN3).squeeze(-1), kept_BN3C
+        return None, combine(self.coefficients(edge_BNNC), u_BNN3, share_BNN1).squeeze(-1), kept_BN3C

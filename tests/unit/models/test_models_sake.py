@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checks.architectures import PARTICLES, SAKE_SIZE, build_network
@@ -17,6 +18,7 @@ from geomformer.config.sake import SAKEConfig
 from geomformer.models import build_model
 from geomformer.models.network import atom_inputs
 from geomformer.models.sake import SAKE, SAKELayer
+from geomformer.nn.spatial import Distances, DotProducts, PersistentVectors, PowerSpectrum
 from geomformer.records import Batch
 
 EPS = 1e-5
@@ -37,26 +39,71 @@ def edge_by_hand(layer: SAKELayer, h_i: Tensor, h_j: Tensor, distance: Tensor) -
     return edge.second(F.silu(first @ torch.cat([h_j, h_i, f, distance[None]]) + edge.first_i.bias))
 
 
-def layer_by_hand(layer: SAKELayer, h: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    n, new_h, new_x, new_v = len(h), [], [], []
+def attention_by_hand(layer: SAKELayer, i: int, e: list[Tensor], d: list[Tensor]) -> Tensor:
+    """a_ij of atom i, (n, H)."""
+    logits = [F.celu(layer.semantic(e[j]), 2.0) - 1e5 * (i == j) for j in range(len(e))]
+    a = torch.softmax(torch.stack(logits), 0)
+    if layer.cutoff is None:
+        return a
+    weights = [0.5 * (math.cos(math.pi * min(float(item), layer.cutoff) / layer.cutoff) + 1.0) for item in d]
+    a = a * torch.tensor(weights, dtype=a.dtype)[:, None]
+    return a / a.sum(0) if bool((a.sum(0) > 0).all()) else a
+
+
+def power_by_hand(degree: int, u: list[Tensor], coefficients: list[Tensor], others: list[int]) -> Tensor:
+    """mean_jk lambda_j lambda_k |u_j|^l |u_k|^l P_l(cos), what the power spectrum is by the addition theorem."""
+    legendre = np.polynomial.legendre.Legendre.basis(degree)
+    total = torch.zeros_like(coefficients[0])
+    for j in others:
+        for k in others:
+            lengths = float(u[j].norm() * u[k].norm())
+            kernel = lengths**degree * float(legendre(float(u[j] @ u[k]) / lengths))
+            total = total + kernel * coefficients[j] * coefficients[k]
+    return total / len(u) ** 2
+
+
+def block_by_hand(
+    layer: SAKELayer, i: int, attended: list[Tensor], u: list[Tensor], kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What atom i gets from spatial attention or its replacement: (d) for its node, dv (3), vectors kept (3, C)."""
+    block, n = layer.spatial, len(u)
+    nothing, others = u[i].new_zeros(layer.node[2].out_features), [j for j in range(n) if j != i]
+    if block is None:
+        return nothing, torch.zeros_like(u[i]), kept[i]
+    coefficients = [torch.tanh(block.coefficients.linear(item)) for item in attended]
+    m = sum((torch.outer(u[j], coefficients[j]) for j in others), 0.0 * torch.outer(u[i], coefficients[i])) / n
+    if isinstance(block, Distances):
+        return nothing, m[:, 0], kept[i]
+    vectors = m
+    if isinstance(block, PersistentVectors):
+        moved = [torch.tanh(block.transport.linear(attended[j])) * kept[j] for j in others]
+        vectors = kept[i] + m + sum(moved, torch.zeros_like(m)) / n
+    if isinstance(block, PowerSpectrum):
+        s = torch.cat([power_by_hand(degree, u, coefficients, others) for degree in block.degrees])
+    elif isinstance(block, DotProducts):
+        s = ((vectors @ block.first.weight.T) * (vectors @ block.second.weight.T)).sum(0)
+    else:
+        s = vectors.square().sum(0)
+    return layer.post_norm(s), m @ block.step.weight[0], vectors
+
+
+def layer_by_hand(
+    layer: SAKELayer, h: Tensor, x: Tensor, v: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, new_h, new_x, new_v, new_kept = len(h), [], [], [], []
     for i in range(n):
         r = [x[j] - x[i] for j in range(n)]
         d = [(item.square().sum() + EPS).sqrt() for item in r]
         e = [edge_by_hand(layer, h[i], h[j], d[j]) for j in range(n)]
-        logits = [F.celu(layer.semantic(e[j]), 2.0) - 1e5 * (i == j) for j in range(n)]
-        a = torch.softmax(torch.stack(logits), 0)
-        if layer.cutoff is not None:
-            weights = [0.5 * (math.cos(math.pi * min(float(item), layer.cutoff) / layer.cutoff) + 1.0) for item in d]
-            a = a * torch.tensor(weights, dtype=a.dtype)[:, None]
-            a = a / a.sum(0) if bool((a.sum(0) > 0).all()) else a
+        a = attention_by_hand(layer, i, e, d)
         attended = [torch.outer(a[j], e[j]).flatten() for j in range(n)]
-        coefficients = [torch.tanh(layer.spatial.coefficients.linear(item)) for item in attended]
-        m = sum(torch.outer(r[j] / (d[j] + EPS), coefficients[j]) for j in range(n)) / n
-        post = layer.post_norm(m.square().sum(0))
+        u = [r[j] / (d[j] + EPS) for j in range(n)]
+        post, dv, vectors = block_by_hand(layer, i, attended, u, kept)
         new_h.append(h[i] + layer.node(torch.cat([h[i], sum(attended), post])))
-        new_v.append(2.0 * torch.sigmoid(layer.inertia(new_h[-1])) * v[i] + layer.spatial.step(m).squeeze(-1))
+        new_v.append(2.0 * torch.sigmoid(layer.inertia(new_h[-1])) * v[i] + dv)
         new_x.append(x[i] + new_v[-1])
-    return torch.stack(new_h), torch.stack(new_x), torch.stack(new_v)
+        new_kept.append(vectors)
+    return torch.stack(new_h), torch.stack(new_x), torch.stack(new_v), torch.stack(new_kept)
 
 
 def by_hand(model: SAKE, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -64,16 +111,31 @@ def by_hand(model: SAKE, batch: Batch) -> tuple[Tensor, Tensor]:
     inputs = atom_inputs(model.config, batch)
     h, x = model.embedding(inputs.categories, inputs.numbers)[0], batch.positions[0]
     v = batch.velocities[0] if model.config.particles and batch.velocities is not None else torch.zeros_like(x)
+    kept = x.new_zeros(len(x), 3, model.config.num_heads * model.config.embed_dim)
     for layer in model.layers:
         assert isinstance(layer, SAKELayer)
-        h, x, v = layer_by_hand(layer, h, x, v)
+        h, x, v, kept = layer_by_hand(layer, h, x, v, kept)
     return h, x - batch.positions[0]
 
 
-@pytest.mark.parametrize("changes", [{}, {"cutoff": 4.0}, {**PARTICLES, "embed_dim": 16}], ids=["", "cutoff", "moving"])
+VARIANTS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "cutoff": {"cutoff": 4.0},
+    "particles": {**PARTICLES, "embed_dim": 16},
+    "removed, particles": {**PARTICLES, "embed_dim": 16, "spatial": "none"},
+    "removed, matched, particles": {**PARTICLES, "embed_dim": 16, "spatial": "none-matched"},
+    "harmonics": {"spatial": "harmonics", "degrees": (0, 1, 2, 3)},
+    "harmonics, more channels": {"spatial": "harmonics", "degrees": (0, 2), "match_channels": False},
+    "dot products": {"spatial": "dot"},
+    "persistent vectors": {"spatial": "persistent"},
+    "distances": {"spatial": "distances"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("atoms", [1, 2, 6])
-def test_equations(changes: dict[str, Any], atoms: int) -> None:
-    model, batch = sake(**changes), stack([system(1.5 * torch.randn(atoms, 3).double())])
+def test_equations(variant: str, atoms: int) -> None:
+    model, batch = sake(**VARIANTS[variant]), stack([system(1.5 * torch.randn(atoms, 3).double())])
     with torch.no_grad():
         output, (nodes, moved) = model(batch), by_hand(model, batch)
     assert output.vectors is not None
@@ -161,7 +223,11 @@ def test_without_update_atoms_stay() -> None:
         ({"spatial": "none"}, "expected num_vectors: 0"),
         ({"degrees": (2, 1)}, "expected rising ones"),
         ({"degrees": (4,)}, "among 0, 1, 2, 3"),
-        ({"degrees": (0, 1, 2), "embed_dim": 16}, "must be a multiple of the number of degrees, 3"),
+        (
+            {"spatial": "harmonics", "degrees": (0, 1, 2), "embed_dim": 16},
+            "must be a multiple of the number of degrees, 3",
+        ),
+        ({"degrees": (0, 1)}, "degrees other than .1. belong to spatial: harmonics, found spatial: attention"),
     ],
 )
 def test_refusals(change: dict[str, Any], message: str) -> None:
