@@ -163,9 +163,9 @@ class Progress(Protocol):
 
 
 @contextmanager
-def progress(title: str, unit: str = "rows", pause: float = PLAIN_PAUSE) -> Iterator[Progress]:
+def progress(title: str, unit: str = "rows", pause: float | None = None) -> Iterator[Progress]:
     """Shows progress on stderr: a bar with the time left on a terminal, else a line every tenth or half minute, but
-    none within `pause` seconds of the one before.
+    none within `pause` seconds (`PLAIN_PAUSE` by default) of the one before.
     """
     if settings.quiet:
         yield _silent
@@ -203,8 +203,8 @@ def _bars() -> Any:
 class PlainProgress:
     """Progress as lines; something that takes a second prints none."""
 
-    def __init__(self, title: str, unit: str, pause: float = PLAIN_PAUSE) -> None:
-        self.title, self.unit, self.pause = title, unit, pause
+    def __init__(self, title: str, unit: str, pause: float | None = None) -> None:
+        self.title, self.unit, self.pause = title, unit, PLAIN_PAUSE if pause is None else pause
         self.began = self.spoken = time.monotonic()
         self.first: int | None = None
         self.shown = 0

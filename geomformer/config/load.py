@@ -86,7 +86,9 @@ def with_outputs(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return values  # the whole is validated next, and says why
     if not isinstance(model, Mapping):
         return values
-    outputs = {"num_scalars": len(task.targets)} | ({"num_vectors": 0} if task.differentiates else {})
+    outputs = {"num_scalars": len(task.targets)}
+    if task.differentiates and model.get("passes", 1) == 1:  # several need the vector, and are refused as a whole
+        outputs["num_vectors"] = 0
     return {**values, "model": {**model, **outputs}}
 
 
