@@ -74,8 +74,9 @@ class MoleculeError(DataError):
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the choice most like `name`, or an empty string."""
-    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    written = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(name.lower(), written, n=1, cutoff=0.5)
+    return f" Did you mean '{written[found[0]]}'?" if found else ""
 
 
 def out_of_memory(error: BaseException) -> bool:

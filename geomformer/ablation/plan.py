@@ -66,7 +66,7 @@ class Plan(Section):
     data: str = Field(description="prepared dataset, name or folder")
     variants: dict[str, Changes] = Field(min_length=1, description="changes by variant, in the order of the table")
     seeds: int = Field(3, ge=1, description="runs of every variant, with train.seed 1, 2, ...")
-    budget: float = Field(1.0, gt=0, description="training length as a share of the base's")
+    budget: float = Field(1.0, gt=0, allow_inf_nan=False, description="training length as a share of the base's")
     limit: int | None = Field(None, ge=1, description="rows evaluated of each split; all if not set")
     threads: int = Field(1, ge=1, description="CPU threads of a run; another number rounds sums otherwise")
     metrics: tuple[str, ...] = Field(
@@ -102,6 +102,9 @@ class Plan(Section):
             for name in names:
                 if name not in self.rows:
                     raise ValueError(f"{place}: there is no variant {name!r}.{nearest(name, self.rows)}")
+        for place, changes in self._changes_named():
+            if "seed" in changes.get("train", {}):
+                raise ValueError(f"{place}.train.seed: every run has a seed of its own; seeds says how many")
         if self.paper.metric is not None and self.paper.metric not in self.metrics:
             found = nearest(self.paper.metric, self.metrics)
             raise ValueError(f"paper.metric: expected one of the plan's metrics, found {self.paper.metric!r}.{found}")
@@ -115,6 +118,13 @@ class Plan(Section):
         yield "quick.variants", self.quick.variants
         for dataset, numbers in self.paper.numbers.items():
             yield f"paper.numbers.{dataset}", numbers
+
+    def _changes_named(self) -> Iterator[tuple[str, Changes]]:
+        """Places that change configurations, with the changes."""
+        yield "quick.changes", self.quick.changes
+        for place, variants in (("variants", self.variants), ("quick.variants", self.quick.variants)):
+            for name, changes in variants.items():
+                yield f"{place}.{name}", changes
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -185,6 +195,8 @@ def _explain(error: Any) -> str:
         sections: dict[str, type[BaseModel]] = {"paper": Printed, "quick": Quick}
         section = Plan if len(path) == 1 else sections.get(path[0], Plan)
         return f"unknown key '{where}'.{nearest(path[-1], section.model_fields)}"
+    if path[-1:] == ["[key]"]:
+        return f"{'.'.join(path[:-2])}: expected names, found {error['input']!r}, which needs quotes to be one"
     if error["type"] == "missing":
         return f"{where} is missing"
     if path[:1] == ["task"]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from geomformer.ablation.plan import Plan
-from geomformer.config.load import apply_override, change, choose_architecture, read_source, validate
+from geomformer.config.load import apply_overrides, change, choose_architecture, read_source, validate
 from geomformer.config.model import CONFIGS, architecture_of
 from geomformer.config.run import RunConfig
 from geomformer.errors import ConfigError, nearest
@@ -38,6 +39,8 @@ def configurations(
         ConfigError: one of them is no configuration, is for another task or data, or equals the base; it is named.
     """
     check_overrides(overrides)
+    if budget is not None and not 0 < budget < math.inf:
+        raise ConfigError(f"Expected a budget above 0, found {budget}.", "1 trains as long as the plan's base.")
     named = [*overrides, *([] if data is None else [f"data.dataset={json.dumps(data)}"])]
     with naming(f"plan {plan.name}, base"):
         base = base_values(plan, budget)
@@ -46,8 +49,7 @@ def configurations(
         where = f"plan {plan.name}, variant {name}"
         with naming(where):
             values = variant_values(plan, name, base, quick)
-            for override in named:
-                apply_override(values, override)
+            apply_overrides(values, named)
             found[name] = validate(values, where)
     check_quick(plan, found)
     check_comparable(plan, found)

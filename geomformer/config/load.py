@@ -30,14 +30,13 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     Args:
         source: name of a preset, or path of a YAML file (which may say `extends: PRESET`).
         overrides: `section.key=value`, values in YAML syntax; later ones win. `model.architecture=NAME` puts another
-            network in place of that of the source, see `choose_architecture`.
+            network in place of that of the source before the others are set, see `choose_architecture`.
 
     Raises:
         ConfigError: unknown preset, key or value; the nearest known name is suggested.
     """
     values = read_source(str(source))
-    for override in overrides:
-        apply_override(values, override)
+    apply_overrides(values, overrides)
     return validate(values, f"configuration '{source}'")
 
 
@@ -148,6 +147,14 @@ def merge(base: dict[str, Any], update: Mapping[str, Any]) -> None:
             base[key] = copy.deepcopy(value)
 
 
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Sets every `section.key=value` in place. The architecture comes first wherever it stands: it would take other
+    keys of the network away again.
+    """
+    for override in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "model.architecture"):
+        apply_override(values, override)
+
+
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Sets one `section.key=value` in place."""
     path, equals, text = override.partition("=")
@@ -195,14 +202,21 @@ def explain(error: Any) -> str:
     """One pydantic complaint as a sentence."""
     path = [str(part) for part in error["loc"]]
     section: type[BaseModel] | None = section_model(path[0]) if len(path) > 1 else RunConfig
+    architecture = None
     if path[:1] == ["model"] and len(path) > 1:  # then comes the architecture by which the section was read
-        section = CONFIGS[path.pop(1)]
+        architecture = path.pop(1)
+        section = CONFIGS[architecture]
     where = ".".join(path)
     if error["type"] == "extra_forbidden":
+        others = [name for name, other in CONFIGS.items() if architecture and path[-1] in other.model_fields]
+        if others:
+            return f"unknown key '{where}': architecture {architecture} has none, but {', '.join(others)}."
         known = list(section.model_fields) if section else []
         return f"unknown key '{where}'.{nearest(path[-1], known)}"
     if error["type"] == "union_tag_invalid":
         return no_architecture(str(error["ctx"]["tag"]))
+    if error["type"] == "union_tag_not_found":
+        return f"{where}: expected keys with values, found {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
     found = "" if isinstance(error["input"], dict | BaseModel) else f", found {error['input']!r}"
     return f"{where}: {message}{found}" if where else message + found

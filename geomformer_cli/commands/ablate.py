@@ -203,6 +203,7 @@ def outcome(plan: Plan, result: Result) -> str:
     """What is said of a run that has ended: its metrics and its time, or why it failed."""
     if not result.done:
         return f"failed: {result.reason}"
-    found = {metric.partition("/")[2]: result.value(metric) for metric in plan.metrics}
+    short = len(plan.splits) == 1
+    found = {metric.partition("/")[2] if short else metric: result.value(metric) for metric in plan.metrics}
     values = [f"{key} {value:.4g}" for key, value in found.items() if value is not None]
     return ", ".join([*values, f"{result.seconds:.0f} s"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,11 @@ def test_numbers_of_all_molecules_are_kept() -> None:
         ({"metrics": []}, "metrics: "),
         ({"variants": {"no ffn": {}}}, "expected names of letters"),
         ({"variants": {}}, "variants: "),
+        ({"variants": {False: {}}}, "variants: expected names, found False, which needs quotes"),
+        ({"variants": {"a": {"train": {"seed": 3}}}}, "variants.a.train.seed: every run has a seed of its own"),
+        ({"quick": {"changes": {"train": {"seed": 3}}}}, "quick.changes.train.seed: every run"),
+        ({"quick": {"variants": {"no-ffn": {"train": {"seed": 3}}}}}, "quick.variants.no-ffn.train.seed: every run"),
+        ({"budget": math.inf}, "budget: "),
         ({"base_name": "no-ffn"}, "a variant has the name of the base, 'no-ffn'"),
         ({"base": 3}, "base: expected the name of a preset or a mapping of sections"),
         ({"seeds": 0}, "seeds: "),
@@ -167,6 +173,12 @@ def test_budget_scales_epochs_or_steps(values: dict[str, Any]) -> None:
     assert configurations(plan)["no-ffn"].train.epochs == 5_000
     assert configurations(plan, budget=0.01)["base"].train.epochs == 100
     assert configurations(plan, quick=True)["base"].train.max_steps == 2, "quick has its own length"
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, math.inf, math.nan])
+def test_a_budget_that_trains_nothing_or_forever_is_refused(plan: Plan, budget: float) -> None:
+    with pytest.raises(ConfigError, match="Expected a budget above 0"):
+        configurations(plan, budget=budget)
 
 
 def test_a_variant_may_be_another_architecture(values: dict[str, Any]) -> None:

@@ -72,6 +72,7 @@ def test_files_extend_presets(tmp_path: Path) -> None:
         ("train: [1", "not valid YAML"),
         ("trian: {seed: 1}\n", "unknown key 'trian'. Did you mean 'train'"),
         ("train: 5\n", "train: "),
+        ("model: [3]\n", r"model: expected keys with values, found \[3\]"),
         ("extends: gap-smal\n", "Did you mean 'gap-small'"),
         ("extends: SELF\n", "in a circle"),
     ],
@@ -116,9 +117,19 @@ def test_sizes_do_not_travel_between_architectures() -> None:
     assert config.model.num_layers == PaiNNConfig().num_layers and config.model.embed_dim == 48
 
 
+def test_the_architecture_is_chosen_before_its_keys_wherever_it_stands() -> None:
+    keys = ["model.embed_dim=48", "train.seed=3"]
+    config = load_config("md17-small", ["model.architecture=sake", *keys, "model.architecture=painn"])
+    assert config == load_config("md17-small", ["model.architecture=painn", *keys])
+    assert config.model.architecture == "painn" and config.model.embed_dim == 48 and config.train.seed == 3
+    with pytest.raises(ConfigError, match=r"unknown key 'model.equ_ffn'"):
+        load_config("md17-small", ["model.equ_ffn=false", "model.architecture=painn"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("model.architecture=PAINN", "Did you mean 'painn'"),
         ("model.architecture=pain", "expected one of geomformer, painn.*found 'pain'.*Did you mean 'painn'"),
         ("model.embed_dimm=3", "unknown key 'model.embed_dimm'.*Did you mean 'embed_dim'"),
     ],
@@ -129,7 +140,7 @@ def test_wrong_architecture(override: str, message: str) -> None:
 
 
 def test_keys_of_another_architecture_are_unknown() -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'model.equ_ffn'"):
+    with pytest.raises(ConfigError, match=r"'model.equ_ffn': architecture painn has none, but geomformer"):
         load_config("md17-small", ["model.architecture=painn", "model.equ_ffn=false"])
 
 
