@@ -15,6 +15,7 @@ from geomformer.files import check_writable, locked, write_atomic
 
 FORMAT_VERSION = 1
 MANIFEST = "ablation.json"
+SHARED = ("plan", "quick", "data", "limit", "threads", "device")
 _ANOTHER = "Name another --out, or use the same options."
 
 
@@ -40,9 +41,12 @@ class Settings:
     variants: Mapping[str, RunConfig]
 
     def plain(self) -> dict[str, Any]:
-        names = ("plan", "quick", "data", "limit", "threads", "device")
         variants = {name: settings_of(config) for name, config in self.variants.items()}
-        return {"format_version": FORMAT_VERSION, **{name: getattr(self, name) for name in names}, "variants": variants}
+        return {
+            "format_version": FORMAT_VERSION,
+            **{name: getattr(self, name) for name in SHARED},
+            "variants": variants,
+        }
 
 
 def claim(out: Path, settings: Settings) -> None:
@@ -68,11 +72,15 @@ def claim(out: Path, settings: Settings) -> None:
 def read_manifest(path: Path) -> dict[str, Any]:
     try:
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-        version = known["format_version"]
+        newer = known["format_version"] > FORMAT_VERSION
+        lacking = [] if newer else [name for name in (*SHARED, "variants") if name not in known]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} cannot be read: {error}.", "Name another --out.") from error
-    if version > FORMAT_VERSION:
-        raise DataError(f"{path} is of format {version}, newer than {FORMAT_VERSION}.", "Update geomformer.")
+    if newer:
+        found = known["format_version"]
+        raise DataError(f"{path} is of format {found}, newer than {FORMAT_VERSION}.", "Update geomformer.")
+    if lacking or not isinstance(known["variants"], dict):
+        raise DataError(f"{path} cannot be read: expected {', '.join(lacking or ['variants'])}.", "Name another --out.")
     return known
 
 

@@ -79,8 +79,13 @@ def spread(sample: Sample | None) -> str:
 def change(comparison: Comparison | None) -> str:
     if comparison is None:
         return ABSENT
-    error = "" if comparison.error is None else f" ± {comparison.error:.1f}"
-    return f"{comparison.change:+.1f}{error} %"
+    error = "" if comparison.error is None else f" ± {percents(comparison.error)}"
+    return f"{percents(comparison.change, '+')}{error} %"
+
+
+def percents(number: float, sign: str = "-") -> str:
+    """One decimal; a run that has diverged without overflow may be off by sixty powers of ten."""
+    return f"{number:{sign}.1f}" if abs(number) < 1e5 else f"{number:{sign}.2g}"
 
 
 def verdict(comparison: Comparison | None) -> str:

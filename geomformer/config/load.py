@@ -210,7 +210,7 @@ def explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         others = [name for name, other in CONFIGS.items() if architecture and path[-1] in other.model_fields]
         if others:
-            return f"unknown key '{where}': architecture {architecture} has none, but {', '.join(others)}."
+            return f"unknown key '{where}': architecture {architecture} has none, only {', '.join(others)}."
         known = list(section.model_fields) if section else []
         return f"unknown key '{where}'.{nearest(path[-1], known)}"
     if error["type"] == "union_tag_invalid":

@@ -101,6 +101,15 @@ def test_a_failed_run_is_a_row_and_nothing_but_failures_an_error(run: Any) -> No
     assert "None of 2 runs succeeded" in " ".join(lost.output.split()) and not Path("error.log").exists()
 
 
+def test_the_same_metric_of_two_splits_is_told_apart(run: Any) -> None:
+    Path("mine.yaml").write_text(PLAN.replace("[test/positions_mse]", "[test/positions_mse, valid/positions_mse]"))
+    found = run("ablate", "mine.yaml", "--out", "ab", "--seeds", "1", "--variant", "base")
+    line = next(line for line in found.stderr.splitlines() if line.startswith("[1/1]"))
+    values = json.loads(Path("ab/results/base-s1.json").read_text())["metrics"]
+    for split in ("test", "valid"):
+        assert f"{split}/positions_mse {values[split]['positions_mse']:.4g}" in line
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_command_continues(
     run: Any, environment: dict[str, str], data_root: Path, number: signal.Signals

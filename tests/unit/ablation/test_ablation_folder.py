@@ -50,6 +50,22 @@ def test_a_plan_that_has_changed_is_refused_for_what_has_changed(
     assert heard.there == (1, 1), "variants may be added"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"format_version": 1}', "expected plan, quick, data"),
+        ('{"format_version": 1, "plan": "tiny"}', "expected quick, data"),
+        ('{"format_version": "x"}', "cannot be read"),
+        ('{"format_version": 9}', "newer"),
+        ("[]", "cannot be read"),
+    ],
+)
+def test_damaged_notes_are_named(plan: Plan, options: Options, tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "ablation.json").write_text(text)
+    with pytest.raises(DataError, match=expected):
+        ablate(plan, tmp_path, options)
+
+
 def test_other_data_are_refused(plan: Plan, options: Options, tmp_path: Path, root: Path) -> None:
     one = dataclasses.replace(options, seeds=1, variants=("base",))
     ablate(plan, tmp_path / "out", one)

@@ -131,6 +131,11 @@ def test_markdown_says_everything(table: Table) -> None:
     assert "quick" not in text and "prove nothing" not in text
 
 
+def test_a_change_beyond_all_measure_is_no_row_of_digits(wide: Plan) -> None:
+    found = {"full": results("full", (1.0, 0.1)), "worse": results("worse", (2.0e60, 0.1), (1.0e60, 0.1))}
+    assert "| +1.5e+62 % |" in to_markdown(build_table(wide, found, dataset="nbody", quick=False))
+
+
 def test_quick_says_that_it_proves_nothing(wide: Plan) -> None:
     found = {"full": results("full", (1.0, 0.1))}
     quick = build_table(wide, found, dataset="nbody", quick=True)

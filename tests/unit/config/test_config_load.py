@@ -140,7 +140,7 @@ def test_wrong_architecture(override: str, message: str) -> None:
 
 
 def test_keys_of_another_architecture_are_unknown() -> None:
-    with pytest.raises(ConfigError, match=r"'model.equ_ffn': architecture painn has none, but geomformer"):
+    with pytest.raises(ConfigError, match=r"'model.equ_ffn': architecture painn has none, only geomformer"):
         load_config("md17-small", ["model.architecture=painn", "model.equ_ffn=false"])
 
 
