@@ -34,8 +34,8 @@ class SAKEConfig(NetworkConfig):
     degrees: tuple[int, ...] = Field((1,), min_length=1, description="harmonics: degrees l; (1) is SAKE itself")
     match_channels: bool = Field(
         True,
-        description="harmonics: H d / (number of degrees) coefficients per pair, which all degrees use, so that "
-        "invariants stay H d; otherwise H d coefficients",
+        description="harmonics: the H d coefficients of a pair are divided among the degrees, so that invariants and "
+        "parameters are as many as SAKE's; otherwise every degree reads all of them",
     )
 
     @model_validator(mode="after")

@@ -156,9 +156,8 @@ def make_spatial(config: SAKEConfig) -> SpatialAttention | Distances | None:
     """The block that the configuration names; None where it is removed."""
     channels = config.num_heads * config.embed_dim
     if config.spatial == "harmonics":
-        count = channels // len(config.degrees) if config.match_channels else channels
-        return PowerSpectrum(channels, config.degrees, count)
-    blocks = {
+        return PowerSpectrum(channels, config.degrees, config.match_channels)
+    blocks: dict[str, type[SpatialAttention | Distances]] = {
         "attention": SpatialAttention,
         "dot": DotProducts,
         "persistent": PersistentVectors,

@@ -37,12 +37,11 @@ def combine(coefficients_BNNL: Tensor, u_BNNM: Tensor, share_BNN1: Tensor) -> Te
 class SpatialAttention(nn.Module):
     """SAKE: M_i^c = mean_j lambda_ij^c u_ij, s_i^c = |M_i^c|^2, dv_i = W_v M_i."""
 
-    def __init__(self, channels: int, count: int | None = None) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        count = channels if count is None else count
-        self.coefficients = Coefficients(channels, count)
-        self.step = nn.Linear(count, 1, bias=False)
-        self.num_invariants = count
+        self.coefficients = Coefficients(channels, channels)
+        self.step = nn.Linear(channels, 1, bias=False)
+        self.num_invariants = channels
 
     def forward(
         self, edge_BNNC: Tensor, u_BNN3: Tensor, share_BNN1: Tensor, kept_BN3C: Tensor
@@ -87,27 +86,33 @@ class PersistentVectors(DotProducts):
 class PowerSpectrum(SpatialAttention):
     """s_il^c = 4 pi / (2 l + 1) sum_m (mean_j lambda_ij^c Y_lm(u_ij))^2 for every degree l; (1) is SAKE itself.
 
+    dv_i is SAKE's, of the vectors of all coefficients.
+
     Args:
         channels: C.
         degrees: l.
-        count: coefficients per pair, which all degrees share.
+        matched: the coefficients are divided among the degrees, so that invariants and parameters are as many as
+            SAKE's; otherwise every degree reads all of them.
     """
 
-    def __init__(self, channels: int, degrees: tuple[int, ...], count: int) -> None:
-        super().__init__(channels, count)
+    def __init__(self, channels: int, degrees: tuple[int, ...], matched: bool) -> None:
+        super().__init__(channels)
         self.degrees = degrees
-        self.num_invariants = count * len(degrees)
+        self.matched = matched
+        self.num_invariants = channels if matched else channels * len(degrees)
 
     def forward(
         self, edge_BNNC: Tensor, u_BNN3: Tensor, share_BNN1: Tensor, kept_BN3C: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `SpatialAttention.forward`."""
-        lambda_BNNL = self.coefficients(edge_BNNC)
+        lambda_BNNC, count = self.coefficients(edge_BNNC), len(self.degrees)
+        parts = lambda_BNNC.chunk(count, -1) if self.matched else (lambda_BNNC,) * count
         powers = [
-            combine(lambda_BNNL, harmonics(u_BNN3, degree), share_BNN1).square().sum(2) for degree in self.degrees
+            combine(part, harmonics(u_BNN3, degree), share_BNN1).square().sum(2)
+            for part, degree in zip(parts, self.degrees, strict=True)
         ]
-        m_BN3L = combine(lambda_BNNL, u_BNN3, share_BNN1)
-        return torch.cat(powers, -1), self.step(m_BN3L).squeeze(-1), kept_BN3C
+        m_BN3C = combine(lambda_BNNC, u_BNN3, share_BNN1)
+        return torch.cat(powers, -1), self.step(m_BN3C).squeeze(-1), kept_BN3C
 
 
 class Distances(nn.Module):

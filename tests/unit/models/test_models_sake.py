@@ -79,7 +79,12 @@ def block_by_hand(
         moved = [torch.tanh(block.transport.linear(attended[j])) * kept[j] for j in others]
         vectors = kept[i] + m + sum(moved, torch.zeros_like(m)) / n
     if isinstance(block, PowerSpectrum):
-        s = torch.cat([power_by_hand(degree, u, coefficients, others) for degree in block.degrees])
+        s = []
+        for place, degree in enumerate(block.degrees):
+            each = len(coefficients[0]) // len(block.degrees)
+            own = slice(place * each, (place + 1) * each) if block.matched else slice(None)
+            s.append(power_by_hand(degree, u, [item[own] for item in coefficients], others))
+        s = torch.cat(s)
     elif isinstance(block, DotProducts):
         s = ((vectors @ block.first.weight.T) * (vectors @ block.second.weight.T)).sum(0)
     else:
@@ -202,6 +207,7 @@ def test_sizes() -> None:
     assert parameters(spatial="none") < 0.5 * published
     assert parameters(spatial="none-matched") == pytest.approx(published, rel=0.003)
     assert parameters(spatial="harmonics") == published
+    assert parameters(spatial="harmonics", degrees=(0, 1, 2, 3)) == published
     channels = 4 * 64
     fewer = [build_model(SAKEConfig(spatial="harmonics", degrees=(0, 1, 2, 3))), build_model(SAKEConfig())]
     assert [m.layers[0].spatial.num_invariants for m in fewer] == [channels, channels]  # type: ignore[union-attr,index]
