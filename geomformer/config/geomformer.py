@@ -93,10 +93,12 @@ class GeoMFormerConfig(NetworkConfig):
     def periodic(self) -> bool:
         return self.images != "none"
 
+    @property
+    def splits_channels(self) -> bool:
+        return True
+
     @model_validator(mode="after")
     def _consistent(self) -> GeoMFormerConfig:
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads}")
         if {"velocities", "motion"} & set(self.streams) and not self.particles:
             raise ValueError("streams with velocities need particles: true")
         if self.passes > 1 and self.images == "tokens":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from geomformer.config.section import Section
 
@@ -51,6 +51,17 @@ class NetworkConfig(Section):
     def periodic(self) -> bool:
         """Whether the network sees periodic copies of atoms."""
         return False
+
+    @property
+    def splits_channels(self) -> bool:
+        """Whether channels are divided among the heads; the pooling does so, and attention in layers that have it."""
+        return self.pooling == "attention" and self.num_scalars > 0
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> NetworkConfig:
+        if self.splits_channels and self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads}")
+        return self
 
 
 class PairListConfig(NetworkConfig):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from geomformer.config.network import PairListConfig
 
@@ -24,8 +24,6 @@ class TorchMDETConfig(PairListConfig):
         "version (false) weighs the attention alone",
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> TorchMDETConfig:
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads}")
-        return self
+    @property
+    def splits_channels(self) -> bool:
+        return True

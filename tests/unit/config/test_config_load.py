@@ -154,3 +154,12 @@ def test_a_file_may_change_the_architecture_of_what_it_extends(tmp_path: Path) -
     path.write_text("extends: nbody-small\nmodel: {architecture: egnn, num_layers: 3}\n")
     model = load_config(path).model
     assert model.architecture == "egnn" and model.particles and model.num_layers == 3
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_groups_of_the_pooling_must_fit(architecture: str) -> None:
+    changes = [f"model.architecture={architecture}", "model.num_heads=8", "model.embed_dim=30"]
+    with pytest.raises(ConfigError, match="multiple of num_heads 8"):
+        load_config("gap-small", changes)
+    if architecture not in ("geomformer", "torchmd-et"):  # whose attention needs the same
+        assert load_config("gap-small", [*changes, "model.pooling=sum"]).model.embed_dim == 30
