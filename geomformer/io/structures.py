@@ -207,8 +207,9 @@ def by_ase(read: Callable[[], _T], path: Path) -> _T:
     except ImportError as error:
         raise ConfigError("Reading structures needs the package ase.", "Run: pip install ase") from error
     except Exception as error:  # damaged files make ASE, and what it builds on, raise many types
+        reason = str(error).rstrip(".")
         raise DataError(
-            f"Expected a trajectory or structure in {path}, found something else or a damaged one: {error}."
+            f"Expected a trajectory or structure in {path}, found something else or a damaged one: {reason}."
         ) from error
 
 
