@@ -45,3 +45,13 @@ def _logs_as_before() -> Iterator[None]:
     logger = logging.getLogger("geomformer")
     logger.setLevel(logging.NOTSET)
     logger.handlers.clear()
+
+
+@pytest.fixture(scope="session")
+def particles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of data with a small N-body dataset."""
+    root = tmp_path_factory.mktemp("data")
+    words = ["preprocess", "nbody", "--num-systems", "30", "12", "14", "--out", str(root / "prepared/nbody")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    return root

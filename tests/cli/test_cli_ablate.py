@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from geomformer.ablation.plan import plan_names
-from geomformer_cli.app import app
 
 PLAN = """
 title: Feed-forward networks
@@ -37,18 +35,9 @@ STEPS = 150
 LONG = ["--set", f"train.max_steps={STEPS}", "--set", "train.checkpoint_every=25", "--set", "train.validate_every=1000"]
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    words = ["preprocess", "nbody", "--num-systems", "30", "12", "14", "--out", str(root / "prepared/nbody")]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
-    return root
-
-
 @pytest.fixture
-def run(invoke: Any, monkeypatch: pytest.MonkeyPatch, data_root: Path) -> Any:
-    monkeypatch.setenv("GEOMFORMER_DATA", str(data_root))
+def run(invoke: Any, monkeypatch: pytest.MonkeyPatch, particles: Path) -> Any:
+    monkeypatch.setenv("GEOMFORMER_DATA", str(particles))
     Path("mine.yaml").write_text(PLAN)
     return invoke
 
@@ -112,9 +101,9 @@ def test_the_same_metric_of_two_splits_is_told_apart(run: Any) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_command_continues(
-    run: Any, environment: dict[str, str], data_root: Path, number: signal.Signals
+    run: Any, environment: dict[str, str], particles: Path, number: signal.Signals
 ) -> None:
-    words = ["ablate", "mine.yaml", "--out", "ab", "--seeds", "1", "--variant", "base", "--data-root", str(data_root)]
+    words = ["ablate", "mine.yaml", "--out", "ab", "--seeds", "1", "--variant", "base", "--data-root", str(particles)]
     words += LONG
     command = [sys.executable, "-m", "geomformer_cli", *words]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from geomformer.prepared.dataset import PreparedDataset
-from geomformer_cli.app import app
 
 SMALL = [
     *("--set", "model.num_layers=1", "--set", "model.embed_dim=16", "--set", "model.ffn_dim=16"),
@@ -19,23 +17,14 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    words = ["preprocess", "nbody", "--num-systems", "30", "12", "14", "--out", str(root / "prepared/nbody")]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
-    return root
-
-
 @pytest.fixture
-def run(invoke: Any, monkeypatch: pytest.MonkeyPatch, data_root: Path) -> Any:
-    monkeypatch.setenv("GEOMFORMER_DATA", str(data_root))
+def run(invoke: Any, monkeypatch: pytest.MonkeyPatch, particles: Path) -> Any:
+    monkeypatch.setenv("GEOMFORMER_DATA", str(particles))
     return invoke
 
 
 @pytest.mark.parametrize("preset", ["nbody-small", "nbody-paper"])
-def test_simulation_to_evaluation(run: Any, data_root: Path, preset: str) -> None:
+def test_simulation_to_evaluation(run: Any, particles: Path, preset: str) -> None:
     trained = run("train", "--preset", preset, "--out", "run", *SMALL, "--set", "train.max_steps=4")
     assert trained.stdout.strip().endswith("nbody-geomformer@1")
     manifest = json.loads(Path("models/nbody-geomformer/1/manifest.json").read_text())
@@ -49,7 +38,7 @@ def test_simulation_to_evaluation(run: Any, data_root: Path, preset: str) -> Non
     for name, weight in (("no_move", 0.0), ("linear", 1.0)):
         errors = [
             np.square(r.positions[0] + weight * r.velocities - r.target_positions).mean()
-            for r in PreparedDataset(data_root / "prepared/nbody").split("test")
+            for r in PreparedDataset(particles / "prepared/nbody").split("test")
         ]
         value = found["baselines"][name]["splits"]["test"]["positions_mse"]
         assert value == pytest.approx(np.mean(errors), rel=1e-5)
