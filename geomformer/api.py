@@ -47,8 +47,8 @@ def prepare(
     Args:
         dataset: a name of `geomformer.datasets.DATASETS`.
         raw: raw files; where the dataset has a default place and an official download, it may be empty.
-        out: folder of the prepared dataset; ROOT/prepared/DATASET by default, and ROOT/prepared/nbody-isotropic for
-            its variant.
+        out: folder of the prepared dataset; ROOT/prepared/DATASET by default, and ROOT/prepared/nbody-isotropic and
+            the like for variants of it.
         root: root of all data.
         options: see `PrepareOptions`.
         progress: called with the rows done and their number, where known.
@@ -61,7 +61,7 @@ def prepare(
 
     check_options(dataset, options)
     root = data_root(root)
-    target = out or root / "prepared" / (f"{dataset}-isotropic" if options.isotropic_clip else dataset)
+    target = out or root / "prepared" / f"{dataset}{options.variant}"
     return load_dataset(dataset)(raw=raw, out=target, data_root=root, options=options, progress=progress)
 
 

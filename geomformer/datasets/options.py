@@ -44,6 +44,7 @@ class PrepareOptions:
         num_particles: particles per system.
         num_systems: systems in train, valid and test.
         isotropic_clip: clip forces by their length instead of per component.
+        all_windows: train on all windows of the training trajectories, not only on the benchmark's.
 
     Raises:
         ConfigError: a value is out of range.
@@ -73,6 +74,7 @@ class PrepareOptions:
     num_particles: int | None = None
     num_systems: tuple[int, int, int] | None = None
     isotropic_clip: bool = False
+    all_windows: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -93,6 +95,11 @@ class PrepareOptions:
                 "A part of a dataset cannot overwrite it: it would delete what the other parts have done.",
                 "Delete the folder first.",
             )
+
+    @property
+    def variant(self) -> str:
+        """What is added to the dataset's name, so that variants of a benchmark are not mistaken for it."""
+        return "-isotropic" * self.isotropic_clip + "-windows" * self.all_windows
 
     def rows_per_shard(self, total: int | None) -> int:
         """Returns `shard_rows`, or a hundredth of `total` rows within 50 and 2,000."""

@@ -106,6 +106,15 @@ IsotropicClip = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+AllWindows = Annotated[
+    bool,
+    typer.Option(
+        "--all-windows",
+        help="nbody: train on all 31 windows of each training trajectory, not only on the last one: more data than the "
+        "public benchmark allows.",
+        rich_help_panel=INPUT,
+    ),
+]
 Conformers = Annotated[
     int | None,
     typer.Option(
@@ -200,6 +209,7 @@ def preprocess(
     num_particles: NumParticles = None,
     num_systems: NumSystems = None,
     isotropic_clip: IsotropicClip = False,
+    all_windows: AllWindows = False,
     data_root: DataRoot = None,
     conformers: Conformers = None,
     hydrogens: Hydrogens = None,
@@ -241,6 +251,7 @@ def preprocess(
         num_particles=num_particles,
         num_systems=num_systems,
         isotropic_clip=isotropic_clip,
+        all_windows=all_windows,
         level_of_theory=level_of_theory,
         use_geometry=use_geometry,
         overwrite=overwrite,

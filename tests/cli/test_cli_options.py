@@ -12,6 +12,7 @@ HELP = ["--help", "-h"]
 OPTIONS = {
     "geomformer": ["--help", "--install-completion", "--quiet", "--show-completion", "--verbose", "--version"],
     "geomformer preprocess": [
+        "--all-windows",
         "--conformers",
         "--data-root",
         "--executor",

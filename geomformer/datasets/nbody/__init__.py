@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,8 +57,10 @@ def prepare(
         raw: nothing: there are no files.
         out: folder of the prepared dataset.
         data_root: not used.
-        options: `seed` (43), `num_particles` (5), `num_systems` (3,000, 2,000, 2,000) and `isotropic_clip`, a variant
-            that is symmetric under rotations and is named "nbody-isotropic".
+        options: `seed` (43), `num_particles` (5), `num_systems` (3,000, 2,000, 2,000); `isotropic_clip`, a variant that
+            is symmetric under rotations and is named "nbody-isotropic"; `all_windows`, "nbody-windows", whose train
+            split has frames f and f + 10 of each trajectory for all f up to 30, where the benchmark has 30 and 40;
+            `limit` counts trajectories.
         progress: called after every row.
 
     Returns:
@@ -70,7 +73,7 @@ def prepare(
         raise ConfigError(f"Expected no files: N-body systems are simulated, found {raw[0]}.", "Leave it out.")
     plan = _plan(options)
     description = DatasetDescription(
-        dataset="nbody-isotropic" if plan.isotropic_clip else "nbody",
+        dataset=f"nbody{options.variant}",
         targets={},
         options=_recorded(plan),
         seed=plan.seed,
@@ -89,7 +92,7 @@ def prepare(
         description,
         options.in_this_process(),
         build=_build,
-        total=sum(plan.rows),
+        total=plan.rows[0] * len(plan.train_frames) + sum(plan.rows[1:]),
         bytes_per_row=40.0 * plan.num_particles + 20,
         progress=progress,
     )
@@ -97,13 +100,21 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is asked for: particles, rows per split and systems drawn for each split."""
+    """What is asked for: particles, systems used of those drawn for each split, and the frames that train rows start
+    from.
+    """
 
     seed: int
     num_particles: int
     rows: tuple[int, ...]
     drawn: tuple[int, ...]
     isotropic_clip: bool
+    train_frames: tuple[int, ...]
+
+
+def target_frame(frame: int) -> int:
+    """The frame that is as long after the given one as the benchmark's target is after its input."""
+    return frame + TARGET_FRAME - INPUT_FRAME
 
 
 def chunk_size(num_particles: int) -> int:
@@ -123,11 +134,13 @@ def _plan(options: PrepareOptions) -> _Plan:
         raise ConfigError(f"Expected at least one system in train, valid and test, found {num_systems}.")
     drawn = tuple(max(pair) for pair in zip(num_systems, STREAM, strict=True))
     rows = tuple(min(count, options.limit or count) for count in num_systems)
-    return _Plan(seed, num_particles, rows, drawn, options.isotropic_clip)
+    frames = tuple(range(INPUT_FRAME + 1)) if options.all_windows else (INPUT_FRAME,)
+    return _Plan(seed, num_particles, rows, drawn, options.isotropic_clip, frames)
 
 
 def _recorded(plan: _Plan) -> dict[str, Any]:
     """Returns all numbers that the dataset depends on."""
+    windows = {"train_windows": len(plan.train_frames)} if len(plan.train_frames) > 1 else {}
     return {
         "num_particles": plan.num_particles,
         "num_systems": dict(zip(SPLITS, plan.rows, strict=True)),
@@ -140,6 +153,7 @@ def _recorded(plan: _Plan) -> dict[str, Any]:
         "force_cap_of": "norm" if plan.isotropic_clip else "component",
         "input_step": simulation.step_of_frame(INPUT_FRAME),
         "target_step": simulation.step_of_frame(TARGET_FRAME),
+        **windows,
         "power_rounding": simulation.power_rounding(),
     }
 
@@ -150,39 +164,45 @@ class _Chunk:
 
     start: Systems
     isotropic_clip: bool
+    inputs: tuple[int, ...]
 
     @functools.cached_property
-    def states(self) -> list[Systems]:
-        steps = [simulation.step_of_frame(frame) for frame in (INPUT_FRAME, TARGET_FRAME)]
-        return simulation.simulate(self.start, steps, isotropic_clip=self.isotropic_clip)
+    def states(self) -> dict[int, Systems]:
+        """By frame."""
+        frames = sorted({*self.inputs, *map(target_frame, self.inputs)})
+        steps = [simulation.step_of_frame(frame) for frame in frames]
+        found = simulation.simulate(self.start, steps, isotropic_clip=self.isotropic_clip)
+        return dict(zip(frames, found, strict=True))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One system on its way to its record: row `place` of a chunk."""
+    """One window of a system on its way to its record: row `place` of a chunk, from a frame on."""
 
     index: int
     id: str
     split: str
     chunk: _Chunk
     place: int
+    frame: int
 
 
 def _rows(plan: _Plan) -> Iterator[_Row]:
     rng = np.random.RandomState(plan.seed)
     chunk = chunk_size(plan.num_particles)
-    index = 0
+    count = itertools.count()
     for split, used, drawn in zip(SPLITS, plan.rows, plan.drawn, strict=True):
-        number = 0
-        for start in simulation.stream(rng, used, drawn, plan.num_particles, chunk):
-            systems = _Chunk(start, plan.isotropic_clip)
-            for place in range(len(start)):
-                yield _Row(index, f"{split}-{number}", split, systems, place)
-                index, number = index + 1, number + 1
+        frames = plan.train_frames if split == "train" else (INPUT_FRAME,)
+        for part, start in enumerate(simulation.stream(rng, used, drawn, plan.num_particles, chunk)):
+            systems = _Chunk(start, plan.isotropic_clip, frames)
+            for place, frame in itertools.product(range(len(start)), frames):
+                name = f"{split}-{part * chunk + place}"
+                name = name if frame == INPUT_FRAME else f"{name}-frame-{frame}"
+                yield _Row(next(count), name, split, systems, place, frame)
 
 
 def _build(row: _Row) -> Record:
-    here, there = row.chunk.states
+    here, there = (row.chunk.states[frame] for frame in (row.frame, target_frame(row.frame)))
     return Record(
         id=row.id,
         positions=here.positions[row.place : row.place + 1].astype(np.float32),

@@ -254,6 +254,20 @@ def test_the_isotropic_variant_has_its_own_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short")
+def test_all_windows_of_the_train_split_include_the_official_one(tmp_path: Path) -> None:
+    official, windows = prepare(tmp_path / "a", limit=3), prepare(tmp_path / "b", limit=3, all_windows=True)
+    manifest = PreparedDataset(windows).manifest
+    assert (manifest["dataset"], manifest["options"]["train_windows"]) == ("nbody-windows", 3)
+    found = arrays(windows, "train")
+    assert found["id"][:4].tolist() == ["train-0-frame-0", "train-0-frame-1", "train-0", "train-1-frame-0"]
+    assert sha256(found, slice(2, None, 3)) == sha256(arrays(official, "train"))
+    assert np.array_equal(found["target_positions"][::3], found["positions"][2::3]), "frame 2 is two after frame 0"
+    assert (found["positions"][::3] != found["positions"][1::3]).any(axis=(1, 2)).all()
+    for split in ("valid", "test"):
+        assert sha256(arrays(windows, split)) == sha256(arrays(official, split))
+
+
+@pytest.mark.usefixtures("short")
 def test_other_numbers_of_particles_and_other_seeds(tmp_path: Path) -> None:
     three = arrays(prepare(tmp_path / "three", num_particles=3, num_systems=(2, 1, 1)), "train", 3)
     assert three["positions"].shape == (2, 3, 3)
