@@ -16,6 +16,9 @@ from geomformer.prepared.storage import BUILDING, MANIFEST
 BY_MOLECULE = ("md17", "rmd17")
 """Datasets of several prepared ones, a folder for each molecule."""
 
+VARIANT_OPTIONS = {"-isotropic": " --isotropic-clip", "-windows": " --all-windows"}
+"""What the command that makes a variant of a dataset has in place of the end of the variant's name."""
+
 
 class PreparedDataset:
     """A prepared dataset on disk.
@@ -84,6 +87,8 @@ class PreparedDataset:
 
 def _not_there(path: Path) -> DataError:
     command = f"geomformer preprocess {path.name or 'custom FILES'}"
+    for ending, option in VARIANT_OPTIONS.items():
+        command = command.replace(ending, option)
     if path.parent.name in BY_MOLECULE:
         command = f"geomformer preprocess {path.parent.name} --molecule {path.name}"
     if (path / BUILDING).exists():

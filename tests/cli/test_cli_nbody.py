@@ -23,9 +23,9 @@ def run(invoke: Any, monkeypatch: pytest.MonkeyPatch, particles: Path) -> Any:
     return invoke
 
 
-@pytest.mark.parametrize("preset", ["nbody-small", "nbody-paper"])
+@pytest.mark.parametrize("preset", ["nbody-small", "nbody-improved", "nbody-paper"])
 def test_simulation_to_evaluation(run: Any, particles: Path, preset: str) -> None:
-    trained = run("train", "--preset", preset, "--out", "run", *SMALL, "--set", "train.max_steps=4")
+    trained = run("train", "--preset", preset, "--data", "nbody", "--out", "run", *SMALL, "--set", "train.max_steps=4")
     assert trained.stdout.strip().endswith("nbody-geomformer@1")
     manifest = json.loads(Path("models/nbody-geomformer/1/manifest.json").read_text())
     assert manifest["inputs"]["geometry"] == "given" and not manifest["elements"]
@@ -42,7 +42,7 @@ def test_simulation_to_evaluation(run: Any, particles: Path, preset: str) -> Non
         ]
         value = found["baselines"][name]["splits"]["test"]["positions_mse"]
         assert value == pytest.approx(np.mean(errors), rel=1e-5)
-    start = "linear" if preset == "nbody-small" else "no_move"
+    start = "no_move" if preset == "nbody-paper" else "linear"
     unaided = found["baselines"][start]["splits"]["test"]["positions_mse"]
     assert found["splits"]["test"]["positions_mse"] == pytest.approx(unaided, rel=0.2), "four steps change little"
     table = run("evaluate", "--model", "nbody-geomformer").stdout

@@ -42,6 +42,8 @@ def test_datasets_open_by_name_and_path(tmp_path: Path, monkeypatch: pytest.Monk
     assert missing.value.exit_code == 3
     with pytest.raises(DataError, match="geomformer preprocess rmd17 --molecule aspirin"):
         api.open_dataset("rmd17/aspirin")
+    with pytest.raises(DataError, match="geomformer preprocess nbody --isotropic-clip --all-windows` first"):
+        api.open_dataset("nbody-isotropic-windows")
 
 
 def test_unknown_datasets_name_the_nearest(tmp_path: Path) -> None:
