@@ -25,8 +25,12 @@ from geomformer.prepared.dataset import PreparedDataset
 LONGEST = 20 * 86_400.0
 """Seconds that a run in a worker may take; systems count to 24 days."""
 
-SIMULATED = ("nbody", "nbody-isotropic")
-"""Datasets that need no file and are made when they are missing."""
+SIMULATED: dict[str, dict[str, bool]] = {
+    "nbody": {},
+    "nbody-isotropic": {"isotropic_clip": True},
+    "nbody-windows": {"all_windows": True},
+}
+"""Datasets that need no file and are made when they are missing, and the options that make them of `nbody`."""
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -223,8 +227,8 @@ def open_or_simulate(config: RunConfig, options: Options, listener: Listener) ->
     target = api.data_root(options.root) / "prepared" / name
     if name in SIMULATED and not (target / "manifest.json").exists() and not Path(name).exists():
         with listener.preparing(name) as progress:
-            made = PrepareOptions(workers=0, isotropic_clip=name == SIMULATED[1])
-            api.prepare(SIMULATED[0], root=options.root, options=made, progress=progress)
+            made = PrepareOptions(workers=0, **SIMULATED[name])  # type: ignore[arg-type]
+            api.prepare("nbody", root=options.root, options=made, progress=progress)
     return api.dataset_to_train_on(config, options.root)
 
 

@@ -60,9 +60,8 @@ def catalogue(root: Path) -> list[Entry]:
 
 def belongs(item: PreparedFolder, name: str, root: Path) -> bool:
     """Whether a folder holds a dataset of that name: by its manifest, or by its place while it is unfinished."""
-    if item.dataset is None:
-        return item.path.relative_to(root / "prepared").parts[0] == name
-    return item.dataset == name or (item.dataset not in DATASETS and item.dataset.startswith(f"{name}-"))
+    known = item.dataset or item.path.relative_to(root / "prepared").parts[0]
+    return known == name or (known not in DATASETS and known.startswith(f"{name}-"))
 
 
 def prepared_folders(folder: Path) -> Iterator[PreparedFolder]:

@@ -17,7 +17,7 @@ BY_MOLECULE = ("md17", "rmd17")
 """Datasets of several prepared ones, a folder for each molecule."""
 
 VARIANT_OPTIONS = {"-isotropic": " --isotropic-clip", "-windows": " --all-windows"}
-"""What the command that makes a variant of a dataset has in place of the end of the variant's name."""
+"""What the command that makes a variant of a dataset has in place of the end of the variant's name, in their order."""
 
 
 class PreparedDataset:
@@ -86,9 +86,11 @@ class PreparedDataset:
 
 
 def _not_there(path: Path) -> DataError:
-    command = f"geomformer preprocess {path.name or 'custom FILES'}"
-    for ending, option in VARIANT_OPTIONS.items():
-        command = command.replace(ending, option)
+    name, options = path.name or "custom FILES", ""
+    for ending, option in reversed(VARIANT_OPTIONS.items()):
+        if name.endswith(ending):
+            name, options = name.removesuffix(ending), option + options
+    command = f"geomformer preprocess {name}{options}"
     if path.parent.name in BY_MOLECULE:
         command = f"geomformer preprocess {path.parent.name} --molecule {path.name}"
     if (path / BUILDING).exists():

@@ -44,6 +44,8 @@ def test_datasets_open_by_name_and_path(tmp_path: Path, monkeypatch: pytest.Monk
         api.open_dataset("rmd17/aspirin")
     with pytest.raises(DataError, match="geomformer preprocess nbody --isotropic-clip --all-windows` first"):
         api.open_dataset("nbody-isotropic-windows")
+    with pytest.raises(DataError, match="geomformer preprocess my-windows-set` first"):
+        api.open_dataset("my-windows-set")
 
 
 def test_unknown_datasets_name_the_nearest(tmp_path: Path) -> None:

@@ -200,8 +200,8 @@ def test_a_missing_simulation_is_made(
     prepare = api.prepare
 
     def small(dataset: str, *, options: Any, **others: Any) -> Path:
-        asked.append({"dataset": dataset, "isotropic": options.isotropic_clip, **others})
-        if options.isotropic_clip:
+        asked.append({"dataset": dataset, "variant": options.variant, **others})
+        if options.variant:
             raise DataError("seen")
         return prepare(dataset, options=dataclasses.replace(options, num_systems=(30, 12, 14)), **others)
 
@@ -209,9 +209,11 @@ def test_a_missing_simulation_is_made(
     empty = dataclasses.replace(options, root=tmp_path / "empty", seeds=1, variants=("base",))
     for name in ("a", "b"):
         ablate(plan, tmp_path / name, empty)
-    with pytest.raises(DataError, match="seen"):
-        ablate(plan, tmp_path / "c", dataclasses.replace(empty, data="nbody-isotropic"))
-    assert [(call["dataset"], call["isotropic"]) for call in asked] == [("nbody", False), ("nbody", True)]
+    for name in ("nbody-isotropic", "nbody-windows"):
+        with pytest.raises(DataError, match="seen"):
+            ablate(plan, tmp_path / name, dataclasses.replace(empty, data=name))
+    found = [(call["dataset"], call["variant"]) for call in asked]
+    assert found == [("nbody", ""), ("nbody", "-isotropic"), ("nbody", "-windows")]
     assert (tmp_path / "empty/prepared/nbody/manifest.json").exists()
 
 
