@@ -29,6 +29,7 @@ SIMULATED: dict[str, dict[str, bool]] = {
     "nbody": {},
     "nbody-isotropic": {"isotropic_clip": True},
     "nbody-windows": {"all_windows": True},
+    "nbody-isotropic-windows": {"isotropic_clip": True, "all_windows": True},
 }
 """Datasets that need no file and are made when they are missing, and the options that make them of `nbody`."""
 

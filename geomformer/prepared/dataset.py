@@ -16,8 +16,12 @@ from geomformer.prepared.storage import BUILDING, MANIFEST
 BY_MOLECULE = ("md17", "rmd17")
 """Datasets of several prepared ones, a folder for each molecule."""
 
-VARIANT_OPTIONS = {"-isotropic": " --isotropic-clip", "-windows": " --all-windows"}
-"""What the command that makes a variant of a dataset has in place of the end of the variant's name, in their order."""
+VARIANTS = {
+    "nbody-isotropic": "nbody --isotropic-clip",
+    "nbody-windows": "nbody --all-windows",
+    "nbody-isotropic-windows": "nbody --isotropic-clip --all-windows",
+}
+"""Variants of datasets, and what makes them."""
 
 
 class PreparedDataset:
@@ -86,11 +90,7 @@ class PreparedDataset:
 
 
 def _not_there(path: Path) -> DataError:
-    name, options = path.name or "custom FILES", ""
-    for ending, option in reversed(VARIANT_OPTIONS.items()):
-        if name.endswith(ending):
-            name, options = name.removesuffix(ending), option + options
-    command = f"geomformer preprocess {name}{options}"
+    command = f"geomformer preprocess {VARIANTS.get(path.name, path.name) or 'custom FILES'}"
     if path.parent.name in BY_MOLECULE:
         command = f"geomformer preprocess {path.parent.name} --molecule {path.name}"
     if (path / BUILDING).exists():

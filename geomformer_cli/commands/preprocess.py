@@ -111,7 +111,7 @@ AllWindows = Annotated[
     typer.Option(
         "--all-windows",
         help="nbody: train on all 31 windows of each training trajectory, not only on the last one: more data than the "
-        "public benchmark allows.",
+        "public benchmark allows. --limit counts trajectories.",
         rich_help_panel=INPUT,
     ),
 ]

@@ -93,7 +93,7 @@ def prepare(
         options.in_this_process(),
         build=_build,
         total=plan.rows[0] * len(plan.train_frames) + sum(plan.rows[1:]),
-        bytes_per_row=40.0 * plan.num_particles + 20,
+        bytes_per_row=40.0 * plan.num_particles + 60,
         progress=progress,
     )
 
