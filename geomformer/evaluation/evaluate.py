@@ -242,7 +242,7 @@ def metrics(predictor: Predictor, target: str, result: SplitResult) -> dict[str,
     if not predictor.task.vectors:
         return found | {metric_key(target, SINGLE, unit): float(np.abs(result.single - result.label).mean())}
     if predictor.manifest.task == MD17:
-        return found | in_mev(target, float(values["mae"]), unit)
+        return found | in_mev(target, {metric: float(values[metric]) for metric in ("mae", "rmse")}, unit)
     if unit != "ev" or predictor.manifest.task not in CATALYST:
         return found
     return found | mean_scores(energy_scores(target, error) for error in result.prediction - result.label)

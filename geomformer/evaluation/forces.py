@@ -37,7 +37,7 @@ def force_scores(record: Record, forces: np.ndarray, unit: str) -> dict[str, flo
 
     Returns:
         `forces_mae_UNIT` and `forces_rmse_UNIT`, mean absolute error and root of the mean squared error of force
-        components; `forces_mae_mev_angstrom` where the unit is known and another one.
+        components; with `_mev_angstrom` the same where the unit is known and another one.
 
     Raises:
         DataError: the record has no forces.
@@ -47,23 +47,23 @@ def force_scores(record: Record, forces: np.ndarray, unit: str) -> dict[str, flo
     if record.forces is None:
         raise DataError(f"System {record.id} has no forces to compare with.", "Evaluate on a split with labels.")
     error = vector_errors(FORCES, record.id, forces, record.forces)
-    mae = float(np.abs(error).mean())
-    found = {force_key("mae", unit): mae, force_key("rmse", unit): float(np.sqrt(np.square(error).mean()))}
-    return found | in_mev(FORCES, mae, unit)
+    errors = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt(np.square(error).mean()))}
+    return {force_key(metric, unit): value for metric, value in errors.items()} | in_mev(FORCES, errors, unit)
 
 
-def in_mev(name: str, mae: float, unit: str) -> dict[str, float]:
-    """A mean absolute error in meV or meV/Angstrom; nothing for a unit that is unknown or meV already.
+def in_mev(name: str, errors: Mapping[str, float], unit: str) -> dict[str, float]:
+    """Errors in meV or meV/Angstrom by their keys; none for a unit that is unknown or meV already.
 
     Args:
         name: of what is predicted.
-        mae: in `unit`.
+        errors: by metric ("mae", "rmse"), in `unit`.
         unit: of energy, or of energy and then "_angstrom".
     """
     energy, separator, length = unit.partition("_angstrom")
     if energy == MEV or energy not in EV_PER:
         return {}
-    return {metric_key(name, "mae", MEV + separator + length): mae * EV_PER[energy] / EV_PER[MEV]}
+    scale = EV_PER[energy] / EV_PER[MEV]
+    return {metric_key(name, metric, MEV + separator + length): value * scale for metric, value in errors.items()}
 
 
 def zero_forces(record: Record) -> Mapping[str, np.ndarray]:

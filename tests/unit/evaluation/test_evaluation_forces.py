@@ -33,6 +33,7 @@ def test_scores_of_one_frame_by_hand() -> None:
         "forces_mae_kcal_mol_angstrom": pytest.approx(9 / 27),
         "forces_rmse_kcal_mol_angstrom": pytest.approx(np.sqrt(29 / 27)),
         "forces_mae_mev_angstrom": pytest.approx(9 / 27 * KCAL_IN_MEV),
+        "forces_rmse_mev_angstrom": pytest.approx(np.sqrt(29 / 27) * KCAL_IN_MEV),
     }
 
 
@@ -43,21 +44,23 @@ def test_frames_combine_to_the_errors_of_all_components() -> None:
     scores = [force_scores(r, r.forces + e, UNIT) for r, e in zip(records, errors, strict=True) if r.forces is not None]
     found = mean_scores(scores)
     assert found["forces_mae_kcal_mol_angstrom"] == pytest.approx(np.abs(errors).mean(), rel=1e-6)
-    assert found["forces_rmse_kcal_mol_angstrom"] == pytest.approx(np.sqrt(np.square(errors).mean()), rel=1e-6)
+    rmse = np.sqrt(np.square(errors).mean())
+    assert found["forces_rmse_kcal_mol_angstrom"] == pytest.approx(rmse, rel=1e-6)
+    assert found["forces_rmse_mev_angstrom"] == pytest.approx(rmse * KCAL_IN_MEV, rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("unit", "wanted"),
     [
-        ("kcal_mol", {"energy_mae_mev": 2 * KCAL_IN_MEV}),
-        ("ev_angstrom", {"energy_mae_mev_angstrom": 2000.0}),
-        ("hartree", {"energy_mae_mev": 2 * 27211.386245988}),
+        ("kcal_mol", {"energy_mae_mev": 2 * KCAL_IN_MEV, "energy_rmse_mev": 3 * KCAL_IN_MEV}),
+        ("ev_angstrom", {"energy_mae_mev_angstrom": 2000.0, "energy_rmse_mev_angstrom": 3000.0}),
+        ("hartree", {"energy_mae_mev": 2 * 27211.386245988, "energy_rmse_mev": 3 * 27211.386245988}),
         ("mev_angstrom", {}),
         ("unknown_angstrom", {}),
     ],
 )
 def test_errors_in_mev(unit: str, wanted: dict[str, float]) -> None:
-    assert in_mev("energy", 2.0, unit) == pytest.approx(wanted)
+    assert in_mev("energy", {"mae": 2.0, "rmse": 3.0}, unit) == pytest.approx(wanted)
 
 
 def test_no_forces_are_the_baseline() -> None:
