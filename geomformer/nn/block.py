@@ -15,7 +15,7 @@ from geomformer.nn.attention import (
 )
 from geomformer.nn.feedforward import EquivariantFeedForward, InvariantFeedForward
 from geomformer.nn.norms import Centre, EquivariantLayerNorm, EquivariantRMSNorm
-from geomformer.nn.ops import channel_drop, drop, drop_path
+from geomformer.nn.ops import add_dropped
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,20 @@ class GeoMFormerBlock(nn.Module):
         z_inv, z_equ = z_inv_BND, z_equ_BN3D
         inv, equ = self.self_norms(z_inv, z_equ, mask_BN)
         if self.inv_self:
-            z_inv = self.add_inv(z_inv, self.inv_self(inv, bias_BHNN))
+            z_inv = self.add(z_inv, self.inv_self(inv, bias_BHNN))
         if self.equ_self:
-            z_equ = self.add_equ(z_equ, self.equ_self(equ, bias_BHNN))
+            z_equ = self.add(z_equ, self.equ_self(equ, bias_BHNN))
         parallel = self.options.wiring == "parallel"
         inv, equ = self.cross_norms(*((z_inv_BND, z_equ_BN3D) if parallel else (z_inv, z_equ)), mask_BN)
         if self.inv_cross:
-            z_inv = self.add_inv(z_inv, self.inv_cross(inv, equ, bias_BHNN))
+            z_inv = self.add(z_inv, self.inv_cross(inv, equ, bias_BHNN))
         if self.equ_cross:
-            z_equ = self.add_equ(z_equ, self.equ_cross(equ, inv, bias_BHNN))
+            z_equ = self.add(z_equ, self.equ_cross(equ, inv, bias_BHNN))
         inv, equ = self.ffn_norms(z_inv, z_equ, mask_BN)
         if self.inv_ffn:
-            z_inv = self.add_inv(z_inv, self.inv_ffn(inv))
+            z_inv = self.add(z_inv, self.inv_ffn(inv))
         if self.equ_ffn:
-            z_equ = self.add_equ(z_equ, self.equ_ffn(equ, inv))
+            z_equ = self.add(z_equ, self.equ_ffn(equ, inv))
         return z_inv, z_equ
 
     @torch.no_grad()
@@ -125,13 +125,8 @@ class GeoMFormerBlock(nn.Module):
         for linear in last:
             linear.weight *= factor
 
-    def add_inv(self, z_BND: Tensor, increment_BND: Tensor) -> Tensor:
-        """Z + dropped increment."""
+    def add(self, z: Tensor, increment: Tensor) -> Tensor:
+        """Z + dropped increment, of either stream."""
         if not self.training:
-            return z_BND + increment_BND
-        return z_BND + drop_path(drop(increment_BND, self.options.hidden_dropout), self.options.drop_path)
-
-    def add_equ(self, z_BN3D: Tensor, increment_BN3D: Tensor) -> Tensor:
-        if not self.training:
-            return z_BN3D + increment_BN3D
-        return z_BN3D + drop_path(channel_drop(increment_BN3D, self.options.hidden_dropout), self.options.drop_path)
+            return z + increment
+        return add_dropped(z, increment, self.options.hidden_dropout, self.options.drop_path)

@@ -5,6 +5,7 @@ Shape legend of `nn`: B molecules, N padded atoms, D channels, H heads, C channe
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -62,31 +63,51 @@ def attend(q_BHNC: Tensor, k_BHMC: Tensor, v_BHMC: Tensor, bias_BHNM: Tensor, dr
 
 
 def drop(x: Tensor, p: float, shape: Sequence[int] | None = None) -> Tensor:
-    """Dropout: x times a mask of `shape` (that of x if not given) which is 0 with probability p, else 1 / (1 - p).
+    """Dropout: x times a mask of `shape` (that of x if not given), see `drop_mask`."""
+    if not p:
+        return x
+    if shape is None and x.device.type != "cpu":
+        return F.dropout(x, p)
+    return x * drop_mask(x, p, x.shape if shape is None else shape)
+
+
+def drop_mask(x: Tensor, p: float, shape: Sequence[int]) -> Tensor:
+    """Zero with probability p, else 1 / (1 - p), in the type of x and on its device.
 
     On a CPU every decision takes one random byte instead of a random number of its own, which is several times faster
     and rounds p to a multiple of 1/256, at least one.
     """
-    if not p:
-        return x
     if x.device.type != "cpu":
-        return F.dropout(x, p) if shape is None else x * F.dropout(x.new_ones(shape), p)
-    shape = x.shape if shape is None else shape
+        return F.dropout(x.new_ones(shape), p)
     kept = min(max(1, round((1.0 - p) * 256)), 255)
     count = math.prod(shape)
     words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None)
     mask = (words.view(torch.uint8)[:count] < kept).view(shape)
-    return x * mask.to(x.dtype).mul_(256 / kept)
+    return mask.to(x.dtype).mul_(256 / kept)
 
 
 def channel_drop(z_BN3D: Tensor, p: float) -> Tensor:
     """Drops whole vectors (one decision for x, y and z), which commutes with rotation."""
-    return drop(z_BN3D, p, (*z_BN3D.shape[:2], 1, z_BN3D.shape[3]))
+    return drop(z_BN3D, p, channel_shape(z_BN3D))
 
 
-def drop_path(increment: Tensor, p: float) -> Tensor:
-    """Drops the whole increment of a molecule with probability p and rescales the others (stochastic depth)."""
-    return drop(increment, p, (increment.shape[0],) + (1,) * (increment.dim() - 1))
+def add_dropped(z: Tensor, increment: Tensor, channel_p: float, path_p: float) -> Tensor:
+    """Z + dropped increment, of either stream, in one pass.
+
+    Args:
+        z, increment: (B, N, D) or (B, N, 3, D).
+        channel_p: probability to drop a channel of an atom, of vectors the whole vector.
+        path_p: probability to drop the increment of a whole molecule (stochastic depth).
+    """
+    paths = (z.shape[0],) + (1,) * (z.dim() - 1)
+    drops = ((channel_p, channel_shape(z)), (path_p, paths))
+    masks = [drop_mask(increment, p, shape) for p, shape in drops if p]
+    return torch.addcmul(z, increment, functools.reduce(torch.mul, masks)) if masks else z + increment
+
+
+def channel_shape(z: Tensor) -> Sequence[int]:
+    """Shape of what says something of every channel of every atom, once for x, y and z of a vector."""
+    return z.shape if z.dim() == 3 else (*z.shape[:2], 1, z.shape[3])
 
 
 def inverse_sqrt_3x3(a: Tensor, steps: int) -> Tensor:

@@ -65,6 +65,11 @@ def plain_drop(x: Tensor, p: float, shape: Sequence[int] | None = None) -> Tenso
     return F.dropout(x, p) if shape is None else x * F.dropout(x.new_ones(shape), p)
 
 
+def plain_add(z: Tensor, increment: Tensor, channel_p: float, path_p: float) -> Tensor:
+    kept = plain_drop(increment, channel_p, ops.channel_shape(z))
+    return z + plain_drop(kept, path_p, (len(z),) + (1,) * (z.dim() - 1))
+
+
 def plain_norm(self: EquivariantLayerNorm, z_BN3D: Tensor, mask_BN: Tensor) -> Tensor:
     """Whitening by the iteration of Denman and Beavers, which ends at the square root and its inverse.
 
@@ -89,7 +94,8 @@ def plain_cross(self: InvariantCrossAttention, z_inv_BND: Tensor, z_equ_BN3D: Te
 
 PLAIN: tuple[tuple[Any, str, Any], ...] = (
     (attention, "attend", plain_attend),
-    *((module, "drop", plain_drop) for module in (ops, block, feedforward, heads, network)),
+    *((module, "drop", plain_drop) for module in (ops, feedforward, heads, network)),
+    (block, "add_dropped", plain_add),
     (EquivariantLayerNorm, "forward", plain_norm),
     (InvariantCrossAttention, "forward", plain_cross),
 )

@@ -9,11 +9,11 @@ from checks.systems import orthogonal
 from checks.variants import randomise
 from torch.nn import functional as F
 
-from geomformer.nn.attention import EquivariantSelfAttention, InvariantSelfAttention
+from geomformer.nn.attention import EquivariantSelfAttention, InvariantSelfAttention, JoinHeads, SplitHeads
 from geomformer.nn.block import BlockOptions, GeoMFormerBlock
 from geomformer.nn.feedforward import EquivariantFeedForward
 from geomformer.nn.heads import ScalarHead, VectorHead
-from geomformer.nn.ops import attend, channel_drop, direction, drop, drop_path, safe_norm
+from geomformer.nn.ops import add_dropped, attend, channel_drop, direction, drop, safe_norm
 
 
 @pytest.mark.parametrize("bias_heads", [3, 1])
@@ -85,11 +85,46 @@ def test_channel_drop_drops_whole_vectors() -> None:
     assert torch.allclose(out[~dropped], z[~dropped] / 0.75)
 
 
-def test_drop_path_drops_whole_molecules() -> None:
-    for shape in ((400, 5, 8), (400, 5, 3, 8)):
-        out = drop_path(torch.ones(shape), 0.25).flatten(1)
-        assert torch.equal(out.min(1).values, out.max(1).values)
-        assert torch.allclose(out[:, 0].unique(), torch.tensor([0.0, 1.0 / 0.75]))
+@pytest.mark.parametrize("shape", [(400, 5, 8), (400, 5, 3, 8)])
+def test_increments_lose_channels_and_whole_molecules(shape: tuple[int, ...]) -> None:
+    z, increment = torch.randn(shape), torch.ones(shape)
+    assert torch.equal(add_dropped(z, increment, 0.0, 0.0), z + 1.0)
+
+    path = (add_dropped(z, increment, 0.0, 0.25) - z).flatten(1)
+    assert torch.allclose(path, path[:, :1].expand_as(path), atol=1e-5)
+    assert 0.15 < (path[:, 0].abs() < 1e-5).float().mean() < 0.35
+
+    torch.manual_seed(0)
+    both = add_dropped(z, increment, 0.5, 0.25) - z
+    torch.manual_seed(0)
+    channels = add_dropped(z, increment, 0.5, 0.0) - z
+    kept = both.flatten(1).abs().amax(1) > 1e-5
+    assert 0.65 < kept.float().mean() < 0.85
+    assert torch.allclose(both[kept], channels[kept] / 0.75, atol=1e-5)
+    if len(shape) == 4:
+        assert torch.allclose(channels, channels[:, :, :1].expand_as(channels), atol=1e-5)
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_heads_are_split_and_joined_as_by_views(components: int) -> None:
+    b, n, parts, heads, c = 2, 5, 3, 4, 6
+    x = torch.randn(b, n, components, parts * heads * c, dtype=torch.float64, requires_grad=True)
+    plain = x.view(b, n, components, parts, heads, c).permute(3, 0, 4, 1, 2, 5).flatten(-2)
+    found = SplitHeads.apply(x, parts, heads)
+    assert torch.equal(torch.stack(found), plain) and all(part.is_contiguous() for part in found)
+    assert torch.equal(JoinHeads.apply(components, *found), x)
+
+    def split(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return SplitHeads.apply(x * x, parts, heads)
+
+    def join(*parts: torch.Tensor) -> torch.Tensor:
+        return JoinHeads.apply(components, *(part * part for part in parts))
+
+    inputs = tuple(part.detach().requires_grad_() for part in found)
+    assert torch.autograd.gradcheck(split, x) and torch.autograd.gradgradcheck(split, x)
+    assert torch.autograd.gradcheck(join, inputs) and torch.autograd.gradgradcheck(join, inputs)
+    (alone,) = torch.autograd.grad(SplitHeads.apply(x, parts, heads)[1].sum(), x)  # the other parts lead nowhere
+    assert alone.unflatten(-1, (parts, -1))[:, :, :, 1].eq(1).all() and alone.sum() == x.numel() / parts
 
 
 def test_dropout_in_training_turns_with_the_input() -> None:
