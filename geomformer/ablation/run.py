@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from geomformer.ablation.folder import Settings, claim
 from geomformer.ablation.job import Job, Report, failed, run_in_worker, run_job
@@ -20,18 +20,10 @@ from geomformer.ablation.variants import configurations
 from geomformer.config.run import RunConfig
 from geomformer.errors import ConfigError, GeomformerError, nearest
 from geomformer.executors import Executor, Failure, LocalExecutor
-from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.dataset import SIMULATED, PreparedDataset
 
 LONGEST = 20 * 86_400.0
 """Seconds that a run in a worker may take; systems count to 24 days."""
-
-SIMULATED: dict[str, dict[str, bool]] = {
-    "nbody": {},
-    "nbody-isotropic": {"isotropic_clip": True},
-    "nbody-windows": {"all_windows": True},
-    "nbody-isotropic-windows": {"isotropic_clip": True, "all_windows": True},
-}
-"""Datasets that need no file and are made when they are missing, and the options that make them of `nbody`."""
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -228,7 +220,8 @@ def open_or_simulate(config: RunConfig, options: Options, listener: Listener) ->
     target = api.data_root(options.root) / "prepared" / name
     if name in SIMULATED and not (target / "manifest.json").exists() and not Path(name).exists():
         with listener.preparing(name) as progress:
-            made = PrepareOptions(workers=0, **SIMULATED[name])  # type: ignore[arg-type]
+            switches: dict[str, Any] = dict.fromkeys(SIMULATED[name], True)
+            made = PrepareOptions(workers=0, **switches)
             api.prepare("nbody", root=options.root, options=made, progress=progress)
     return api.dataset_to_train_on(config, options.root)
 

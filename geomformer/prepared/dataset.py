@@ -16,12 +16,13 @@ from geomformer.prepared.storage import BUILDING, MANIFEST
 BY_MOLECULE = ("md17", "rmd17")
 """Datasets of several prepared ones, a folder for each molecule."""
 
-VARIANTS = {
-    "nbody-isotropic": "nbody --isotropic-clip",
-    "nbody-windows": "nbody --all-windows",
-    "nbody-isotropic-windows": "nbody --isotropic-clip --all-windows",
+SIMULATED: dict[str, tuple[str, ...]] = {
+    "nbody": (),
+    "nbody-isotropic": ("isotropic_clip",),
+    "nbody-windows": ("all_windows",),
+    "nbody-isotropic-windows": ("isotropic_clip", "all_windows"),
 }
-"""Variants of datasets, and what makes them."""
+"""Datasets that need no file, and the switches of `nbody` (fields of `PrepareOptions`) that make them."""
 
 
 class PreparedDataset:
@@ -90,7 +91,9 @@ class PreparedDataset:
 
 
 def _not_there(path: Path) -> DataError:
-    command = f"geomformer preprocess {VARIANTS.get(path.name, path.name) or 'custom FILES'}"
+    flags = (f"--{switch.replace('_', '-')}" for switch in SIMULATED.get(path.name, ()))
+    dataset = "nbody" if path.name in SIMULATED else path.name or "custom FILES"
+    command = " ".join(["geomformer preprocess", dataset, *flags])
     if path.parent.name in BY_MOLECULE:
         command = f"geomformer preprocess {path.parent.name} --molecule {path.name}"
     if (path / BUILDING).exists():

@@ -4,13 +4,15 @@ import json
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from geomformer.datasets.options import PrepareOptions
 from geomformer.errors import ConfigError, DataError
-from geomformer.prepared.dataset import PreparedDataset
+from geomformer.prepared.dataset import SIMULATED, PreparedDataset
 from geomformer.prepared.storage import DatasetDescription, PreparedWriter, Row
 from geomformer.records import Record
 
@@ -187,6 +189,15 @@ def test_nothing_valid_is_an_error(tmp_path: Path) -> None:
     writer.write_shard(0, [Row(0, "a", reason="unparsable: x")])
     with pytest.raises(DataError, match=r"None of the 1 input rows.*unparsable: x"):
         writer.finish(1)
+
+
+@pytest.mark.parametrize(("name", "switches"), SIMULATED.items())
+def test_simulated_datasets_are_named_as_they_are_made(tmp_path: Path, name: str, switches: tuple[str, ...]) -> None:
+    changes: dict[str, Any] = dict.fromkeys(switches, True)
+    assert f"nbody{PrepareOptions(**changes).variant}" == name
+    flags = " ".join(("nbody", *(f"--{switch.replace('_', '-')}" for switch in switches)))
+    with pytest.raises(DataError, match=rf"`geomformer preprocess {flags}`"):
+        PreparedDataset(tmp_path / name)
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
