@@ -3,6 +3,8 @@ PCQM4Mv2 alone, and two test sets.
 
     python recipes/gap/build_data.py RAW --out data/prepared --workers 2
 
+`--only NAME` (may be repeated) makes some of them: without QM9, a few minutes instead of an hour.
+
 RAW holds `pubchem_gap/iqspr_pubchem_gap.csv`, `pubchem_gap/pubchemqc_b3lyp_pm6_sample.csv`,
 `pcqm4mv2/pcqm4mv2_rows.csv`, `pcqm4mv2/pcqm4mv2_train_first1800.sdf` and `qm9/qm9.parquet` (sources, licences and
 checksums: data/cards/*.md).
@@ -57,10 +59,16 @@ class Mixture:
 
 MIXTURES = {
     "gap-alone": Mixture(),
+    "gap-pubchemqc": Mixture(pm6=True),
     "gap-mixture-first": Mixture(num_qm9=30_000),
     "gap-mixture": Mixture(num_qm9=110_000),
     "gap-mixture-third": Mixture(num_qm9=110_000, pm6=True),
 }
+SHIPPED = "gap-mixture-third"
+"""What the shipped model has seen: the other mixtures hold a part of it."""
+ALL_CONFORMERS = 30_000
+"""Molecules of QM9 up to which every molecule of a mixture gets all conformers."""
+TESTS = (PCQM_TEST, QM9_TEST) = ("gap-pcqm4mv2-valid", "gap-qm9-test")
 
 
 def flat_key(smiles: str) -> int:
@@ -90,6 +98,7 @@ class Sources:
         self.qm9_smiles = table.column("smiles").to_pylist()
 
     def files(self, parts: Mixture) -> list[Path]:
+        """Molecules of QM9's test split are kept out of every mixture, so that QM9 counts as a source of each."""
         return [self.iqspr, self.rows, self.sdf, self.qm9, *([self.pm6] if parts.pm6 else [])]
 
     def qm9_molecule(self, gdb_id: int, split: str) -> RawMolecule:
@@ -219,20 +228,25 @@ def main() -> None:
     parser.add_argument("raw", type=Path)
     parser.add_argument("--out", type=Path, default=Path("data/prepared"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", action="append", choices=[*MIXTURES, *TESTS])
     arguments = parser.parse_args()
+    wanted = arguments.only or [*MIXTURES, *TESTS]
     RDLogger.DisableLog("rdApp.*")
     sources = Sources(arguments.raw)
     for name, parts in MIXTURES.items():
-        rows, keys = mixture(sources, parts)
-        builder = build if name in ("gap-alone", "gap-mixture-first") else build_row
-        write(rows, arguments.out, name, sources.files(parts), CONFORMERS, arguments.workers, builder)
-    # Those of the last mixture: the others hold a part of them.
-    np.save(Path(__file__).parent / "training_molecules.npy", keys)
-    for row in sources.pcqm_valid:
-        row.split, row.targets = "test", {"gap": row.targets["homolumogap"]}
-    write(sources.pcqm_valid, arguments.out, "gap-pcqm4mv2-valid", [sources.rows], TEST_CONFORMERS, arguments.workers)
-    test = [sources.qm9_molecule(int(name), "test") for name in sources.qm9_ids["test"]]
-    write(test, arguments.out, "gap-qm9-test", [sources.qm9], CONFORMERS, arguments.workers)
+        if name in wanted:
+            rows, keys = mixture(sources, parts)
+            builder = build_row if parts.num_qm9 > ALL_CONFORMERS else build
+            write(rows, arguments.out, name, sources.files(parts), CONFORMERS, arguments.workers, builder)
+            if name == SHIPPED:
+                np.save(Path(__file__).parent / "training_molecules.npy", keys)
+    if PCQM_TEST in wanted:
+        for row in sources.pcqm_valid:
+            row.split, row.targets = "test", {"gap": row.targets["homolumogap"]}
+        write(sources.pcqm_valid, arguments.out, PCQM_TEST, [sources.rows], TEST_CONFORMERS, arguments.workers)
+    if QM9_TEST in wanted:
+        test = [sources.qm9_molecule(int(name), "test") for name in sources.qm9_ids["test"]]
+        write(test, arguments.out, QM9_TEST, [sources.qm9], CONFORMERS, arguments.workers)
 
 
 if __name__ == "__main__":
