@@ -111,7 +111,7 @@ DATASETS: dict[str, DatasetInfo] = {
         0,
         "made by geomformer (MIT)",
         "Kipf et al., ICML 2018; Satorras et al., ICML 2021",
-        frozenset({"seed", "num_particles", "num_systems", "isotropic_clip", "all_windows"}),
+        frozenset({"seed", "num_particles", "num_systems", "isotropic_clip", "all_windows", "time_reversed"}),
     ),
     "custom": DatasetInfo(
         "geomformer.datasets.custom",

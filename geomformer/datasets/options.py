@@ -10,6 +10,7 @@ from typing import Any, Literal
 from geomformer.chem.build import ChemistryOptions
 from geomformer.errors import ConfigError
 from geomformer.executors import Executor, LocalExecutor
+from geomformer.prepared.dataset import NBODY_SWITCHES
 from geomformer.prepared.storage import DEFAULT_SHARD_ROWS
 
 MAX_CONFORMERS = 255
@@ -45,6 +46,7 @@ class PrepareOptions:
         num_systems: systems in train, valid and test.
         isotropic_clip: clip forces by their length instead of per component.
         all_windows: train on all windows of the training trajectories, not only on the benchmark's.
+        time_reversed: train on every window a second time, backwards in time.
 
     Raises:
         ConfigError: a value is out of range.
@@ -75,6 +77,7 @@ class PrepareOptions:
     num_systems: tuple[int, int, int] | None = None
     isotropic_clip: bool = False
     all_windows: bool = False
+    time_reversed: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -99,7 +102,7 @@ class PrepareOptions:
     @property
     def variant(self) -> str:
         """What is added to the dataset's name, so that variants of a benchmark are not mistaken for it."""
-        return "-isotropic" * self.isotropic_clip + "-windows" * self.all_windows
+        return "".join(f"-{name}" for name, switch in NBODY_SWITCHES.items() if getattr(self, switch))
 
     def rows_per_shard(self, total: int | None) -> int:
         """Returns `shard_rows`, or a hundredth of `total` rows within 50 and 2,000."""

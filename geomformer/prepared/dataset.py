@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from geomformer.prepared.storage import BUILDING, MANIFEST
 BY_MOLECULE = ("md17", "rmd17")
 """Datasets of several prepared ones, a folder for each molecule."""
 
+NBODY_SWITCHES = {"isotropic": "isotropic_clip", "windows": "all_windows", "reversed": "time_reversed"}
+"""Fields of `PrepareOptions` that make variants of `nbody`, by what they add to its name."""
+
 SIMULATED: dict[str, tuple[str, ...]] = {
-    "nbody": (),
-    "nbody-isotropic": ("isotropic_clip",),
-    "nbody-windows": ("all_windows",),
-    "nbody-isotropic-windows": ("isotropic_clip", "all_windows"),
+    "-".join(("nbody", *names)): tuple(NBODY_SWITCHES[name] for name in names)
+    for count in range(len(NBODY_SWITCHES) + 1)
+    for names in itertools.combinations(NBODY_SWITCHES, count)
 }
-"""Datasets that need no file, and the switches of `nbody` (fields of `PrepareOptions`) that make them."""
+"""Datasets that need no file, and the switches that make them."""
 
 
 class PreparedDataset:

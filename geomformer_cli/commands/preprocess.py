@@ -115,6 +115,15 @@ AllWindows = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+TimeReversed = Annotated[
+    bool,
+    typer.Option(
+        "--time-reversed",
+        help="nbody: train on every window a second time, backwards in time: from its end, with velocities turned "
+        "round, to its start. The simulation keeps to both.",
+        rich_help_panel=INPUT,
+    ),
+]
 Conformers = Annotated[
     int | None,
     typer.Option(
@@ -210,6 +219,7 @@ def preprocess(
     num_systems: NumSystems = None,
     isotropic_clip: IsotropicClip = False,
     all_windows: AllWindows = False,
+    time_reversed: TimeReversed = False,
     data_root: DataRoot = None,
     conformers: Conformers = None,
     hydrogens: Hydrogens = None,
@@ -252,6 +262,7 @@ def preprocess(
         num_systems=num_systems,
         isotropic_clip=isotropic_clip,
         all_windows=all_windows,
+        time_reversed=time_reversed,
         level_of_theory=level_of_theory,
         use_geometry=use_geometry,
         overwrite=overwrite,

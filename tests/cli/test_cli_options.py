@@ -38,6 +38,7 @@ OPTIONS = {
         "--split-column",
         "--split-scheme",
         "--target",
+        "--time-reversed",
         "--use-geometry",
         "--workers",
         "DATASET",

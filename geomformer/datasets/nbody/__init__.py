@@ -60,7 +60,8 @@ def prepare(
         options: `seed` (43), `num_particles` (5), `num_systems` (3,000, 2,000, 2,000); `isotropic_clip`, a variant that
             is symmetric under rotations and is named "nbody-isotropic"; `all_windows`, "nbody-windows", whose train
             split has frames f and f + 10 of each trajectory for all f up to 30, where the benchmark has 30 and 40;
-            `limit` counts trajectories.
+            `time_reversed`, "nbody-reversed", which has every window of the train split a second time, from its end
+            with velocities turned round to its start; `limit` counts trajectories.
         progress: called after every row.
 
     Returns:
@@ -92,16 +93,44 @@ def prepare(
         description,
         options.in_this_process(),
         build=_build,
-        total=plan.rows[0] * len(plan.train_frames) + sum(plan.rows[1:]),
+        total=plan.rows[0] * len(plan.train_windows) + sum(plan.rows[1:]),
         bytes_per_row=40.0 * plan.num_particles + 60,
         progress=progress,
     )
 
 
 @dataclass(frozen=True)
+class Window:
+    """From which frame a trajectory is followed, for as long as the benchmark does, and whether backwards in time."""
+
+    frame: int
+    backwards: bool = False
+
+    @property
+    def target(self) -> int:
+        """The frame whose positions are to be found."""
+        return self.frame + (INPUT_FRAME - TARGET_FRAME if self.backwards else TARGET_FRAME - INPUT_FRAME)
+
+    @property
+    def reversed(self) -> Window:
+        return Window(self.target, not self.backwards)
+
+    @property
+    def steps(self) -> tuple[int, int, int]:
+        """Those of the input's positions, of its velocities, and of the target. Minus the velocities of one step later
+        lead back: with them the simulation runs backwards over the positions that it came along, to rounding.
+        """
+        here, there = simulation.step_of_frame(self.frame), simulation.step_of_frame(self.target)
+        return here, here + self.backwards, there
+
+
+OFFICIAL = Window(INPUT_FRAME)
+
+
+@dataclass(frozen=True)
 class _Plan:
-    """What is asked for: particles, systems used of those drawn for each split, and the frames that train rows start
-    from.
+    """What is asked for: particles, systems used of those drawn for each split, and the windows that train rows have
+    of a system.
     """
 
     seed: int
@@ -109,12 +138,7 @@ class _Plan:
     rows: tuple[int, ...]
     drawn: tuple[int, ...]
     isotropic_clip: bool
-    train_frames: tuple[int, ...]
-
-
-def target_frame(frame: int) -> int:
-    """The frame that is as long after the given one as the benchmark's target is after its input."""
-    return frame + TARGET_FRAME - INPUT_FRAME
+    train_windows: tuple[Window, ...]
 
 
 def chunk_size(num_particles: int) -> int:
@@ -134,13 +158,16 @@ def _plan(options: PrepareOptions) -> _Plan:
         raise ConfigError(f"Expected at least one system in train, valid and test, found {num_systems}.")
     drawn = tuple(max(pair) for pair in zip(num_systems, STREAM, strict=True))
     rows = tuple(min(count, options.limit or count) for count in num_systems)
-    frames = tuple(range(INPUT_FRAME + 1)) if options.all_windows else (INPUT_FRAME,)
-    return _Plan(seed, num_particles, rows, drawn, options.isotropic_clip, frames)
+    windows = [Window(frame) for frame in range(INPUT_FRAME + 1)] if options.all_windows else [OFFICIAL]
+    if options.time_reversed:
+        windows += [window.reversed for window in windows]
+    return _Plan(seed, num_particles, rows, drawn, options.isotropic_clip, tuple(windows))
 
 
 def _recorded(plan: _Plan) -> dict[str, Any]:
     """Returns all numbers that the dataset depends on."""
-    windows = {"train_windows": len(plan.train_frames)} if len(plan.train_frames) > 1 else {}
+    windows = {"train_windows": len(plan.train_windows)} if len(plan.train_windows) > 1 else {}
+    backwards = {"time_reversed": True} if any(window.backwards for window in plan.train_windows) else {}
     return {
         "num_particles": plan.num_particles,
         "num_systems": dict(zip(SPLITS, plan.rows, strict=True)),
@@ -154,6 +181,7 @@ def _recorded(plan: _Plan) -> dict[str, Any]:
         "input_step": simulation.step_of_frame(INPUT_FRAME),
         "target_step": simulation.step_of_frame(TARGET_FRAME),
         **windows,
+        **backwards,
         "power_rounding": simulation.power_rounding(),
     }
 
@@ -164,27 +192,26 @@ class _Chunk:
 
     start: Systems
     isotropic_clip: bool
-    inputs: tuple[int, ...]
+    windows: tuple[Window, ...]
 
     @functools.cached_property
     def states(self) -> dict[int, Systems]:
-        """By frame."""
-        frames = sorted({*self.inputs, *map(target_frame, self.inputs)})
-        steps = [simulation.step_of_frame(frame) for frame in frames]
+        """By step."""
+        steps = sorted({step for window in self.windows for step in window.steps})
         found = simulation.simulate(self.start, steps, isotropic_clip=self.isotropic_clip)
-        return dict(zip(frames, found, strict=True))
+        return dict(zip(steps, found, strict=True))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One window of a system on its way to its record: row `place` of a chunk, from a frame on."""
+    """One window of a system on its way to its record: row `place` of a chunk."""
 
     index: int
     id: str
     split: str
     chunk: _Chunk
     place: int
-    frame: int
+    window: Window
 
 
 def _rows(plan: _Plan) -> Iterator[_Row]:
@@ -192,22 +219,23 @@ def _rows(plan: _Plan) -> Iterator[_Row]:
     chunk = chunk_size(plan.num_particles)
     count = itertools.count()
     for split, used, drawn in zip(SPLITS, plan.rows, plan.drawn, strict=True):
-        frames = plan.train_frames if split == "train" else (INPUT_FRAME,)
+        windows = plan.train_windows if split == "train" else (OFFICIAL,)
         for part, start in enumerate(simulation.stream(rng, used, drawn, plan.num_particles, chunk)):
-            systems = _Chunk(start, plan.isotropic_clip, frames)
-            for place, frame in itertools.product(range(len(start)), frames):
+            systems = _Chunk(start, plan.isotropic_clip, windows)
+            for place, window in itertools.product(range(len(start)), windows):
                 name = f"{split}-{part * chunk + place}"
-                name = name if frame == INPUT_FRAME else f"{name}-frame-{frame}"
-                yield _Row(next(count), name, split, systems, place, frame)
+                name += "" if window == OFFICIAL else f"-frame-{window.frame}" + "-backwards" * window.backwards
+                yield _Row(next(count), name, split, systems, place, window)
 
 
 def _build(row: _Row) -> Record:
-    here, there = (row.chunk.states[frame] for frame in (row.frame, target_frame(row.frame)))
+    here, leading, there = (row.chunk.states[step] for step in row.window.steps)
+    direction = -1 if row.window.backwards else 1
     return Record(
         id=row.id,
         positions=here.positions[row.place : row.place + 1].astype(np.float32),
         conformer_source=np.array([CONFORMER_SOURCES.index("given")], np.uint8),
         target_positions=there.positions[row.place].astype(np.float32),
-        velocities=here.velocities[row.place].astype(np.float32),
+        velocities=direction * leading.velocities[row.place].astype(np.float32),
         particle_charges=here.charges[row.place].astype(np.int8),
     )

@@ -33,6 +33,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nbody, "STREAM", (20, 10, 10))
     monkeypatch.setattr(nbody, "INPUT_FRAME", 2)
     monkeypatch.setattr(nbody, "TARGET_FRAME", 4)
+    monkeypatch.setattr(nbody, "OFFICIAL", nbody.Window(2))
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -265,6 +266,47 @@ def test_all_windows_of_the_train_split_include_the_official_one(tmp_path: Path)
     assert (found["positions"][::3] != found["positions"][1::3]).any(axis=(1, 2)).all()
     for split in ("valid", "test"):
         assert sha256(arrays(windows, split)) == sha256(arrays(official, split))
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_windows_backwards_lead_to_where_they_came_from(tmp_path: Path, isotropic: bool) -> None:
+    official = prepare(tmp_path / "a", limit=8, isotropic_clip=isotropic)
+    both = prepare(tmp_path / "b", limit=8, isotropic_clip=isotropic, time_reversed=True)
+    options = PreparedDataset(both).manifest["options"]
+    assert (options["train_windows"], options["time_reversed"]) == (2, True)
+    found = arrays(both, "train")
+    assert found["id"][:3].tolist() == ["train-0", "train-0-frame-4-backwards", "train-1"]
+    forwards, backwards = ({name: values[start::2] for name, values in found.items()} for start in (0, 1))
+    assert sha256(forwards) == sha256(arrays(official, "train"))
+    assert np.array_equal(backwards["positions"], forwards["target_positions"])
+    assert np.array_equal(backwards["target_positions"], forwards["positions"])
+    assert np.array_equal(backwards["particle_charges"], forwards["particle_charges"])
+    start = Systems(*(backwards[name].astype(np.float64) for name in ("particle_charges", "positions", "velocities")))
+    start = Systems(start.charges[..., 0], start.positions, start.velocities)
+    (end,) = simulation.simulate(start, [200], isotropic_clip=isotropic)
+    assert end.positions == pytest.approx(backwards["target_positions"], abs=1e-4)
+    for split in ("valid", "test"):
+        assert sha256(arrays(both, split)) == sha256(arrays(official, split))
+
+
+def test_the_simulation_runs_backwards_along_its_own_steps() -> None:
+    start = simulation.start_states(np.random.RandomState(4), 20, 5)
+    there, leading = simulation.simulate(start, [300, 301])
+    (back,) = simulation.simulate(Systems(start.charges, there.positions, -leading.velocities), [300])
+    assert back.positions == pytest.approx(start.positions, abs=1e-7)
+    (late,) = simulation.simulate(Systems(start.charges, there.positions, -there.velocities), [300])
+    assert np.abs(late.positions - start.positions).max() > 1e-4, "the velocities of the step itself do not"
+
+
+@pytest.mark.usefixtures("short")
+def test_all_variants_at_once(tmp_path: Path) -> None:
+    folder = prepare(tmp_path, limit=2, isotropic_clip=True, all_windows=True, time_reversed=True)
+    manifest = PreparedDataset(folder).manifest
+    assert (manifest["dataset"], manifest["options"]["train_windows"]) == ("nbody-isotropic-windows-reversed", 6)
+    found = arrays(folder, "train")
+    assert len(set(found["id"].tolist())) == len(found["id"]) == 12
+    assert np.array_equal(found["positions"][3:6], found["target_positions"][:3])
 
 
 @pytest.mark.usefixtures("short")
