@@ -6,48 +6,10 @@ Every map is linear; those that act on vectors have no bias. Queries, keys and v
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geomformer.nn.ops import attend
-
-
-class SplitHeads(torch.autograd.Function):
-    """(B, N, S, P * D) -> P x (B, H, N, S * C): parts and heads of channels, S = 1 or 3 components beside each other.
-
-    `JoinHeads` is its inverse and, as both only move numbers, its gradient: one pass over each part, where autograd
-    joins parts first and puts them back into place afterwards.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_BNSD: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
-        ctx.components = x_BNSD.shape[2]
-        x_BNSPHC = x_BNSD.unflatten(-1, (parts, num_heads, -1))
-        return tuple(x_BNSHC.permute(0, 3, 1, 2, 4).flatten(-2).contiguous() for x_BNSHC in x_BNSPHC.unbind(3))
-
-    @staticmethod
-    def backward(ctx: Any, *grads_BHNC: Tensor) -> tuple[Tensor, None, None]:
-        return JoinHeads.apply(ctx.components, *grads_BHNC), None, None
-
-
-class JoinHeads(torch.autograd.Function):
-    """P x (B, H, N, S * C) -> (B, N, S, P * D), the inverse and the gradient of `SplitHeads`."""
-
-    @staticmethod
-    def forward(ctx: Any, components: int, *parts_BHNC: Tensor) -> Tensor:
-        b, h, n, c = parts_BHNC[0].shape
-        ctx.parts, ctx.num_heads = len(parts_BHNC), h
-        x_BNSPHC = parts_BHNC[0].new_empty(b, n, components, len(parts_BHNC), h, c // components)
-        for part, x_BHNC in enumerate(parts_BHNC):
-            x_BNSPHC[:, :, :, part] = x_BHNC.unflatten(-1, (components, -1)).permute(0, 2, 3, 1, 4)
-        return x_BNSPHC.flatten(3)
-
-    @staticmethod
-    def backward(ctx: Any, grad_BNSD: Tensor) -> tuple[None, *tuple[Tensor, ...]]:
-        return None, *SplitHeads.apply(grad_BNSD, ctx.parts, ctx.num_heads)
 
 
 class _Heads(nn.Module):
@@ -59,18 +21,22 @@ class _Heads(nn.Module):
         self.dropout = dropout
 
     def split_inv(self, x_BND: Tensor, parts: int = 1) -> tuple[Tensor, ...]:
-        """(B, N, parts * D) -> parts x (B, H, N, C)"""
-        return SplitHeads.apply(x_BND.unsqueeze(2), parts, self.num_heads)
+        """(B, N, parts * D) -> parts x (B, H, N, C). Parts are told apart before they are copied: their gradients are
+        then joined and put back into place in one pass.
+        """
+        x_BNPHC = x_BND.unflatten(-1, (parts, self.num_heads, -1))
+        return tuple(x_BNHC.transpose(1, 2).contiguous() for x_BNHC in x_BNPHC.unbind(2))
 
     def join_inv(self, x_BHNC: Tensor) -> Tensor:
-        return JoinHeads.apply(1, x_BHNC).squeeze(2)
+        return x_BHNC.transpose(1, 2).flatten(-2)
 
     def split_equ(self, x_BN3D: Tensor, parts: int = 1) -> tuple[Tensor, ...]:
         """(B, N, 3, parts * D) -> parts x (B, H, N, 3 C)"""
-        return SplitHeads.apply(x_BN3D, parts, self.num_heads)
+        x_BN3PHC = x_BN3D.unflatten(-1, (parts, self.num_heads, -1))
+        return tuple(x_BN3HC.permute(0, 3, 1, 2, 4).flatten(-2) for x_BN3HC in x_BN3PHC.unbind(3))
 
     def join_equ(self, x_BHNC: Tensor) -> Tensor:
-        return JoinHeads.apply(3, x_BHNC)
+        return x_BHNC.unflatten(-1, (3, -1)).permute(0, 2, 3, 1, 4).flatten(-2)
 
     @property
     def active_dropout(self) -> float:

@@ -101,7 +101,7 @@ def at_least_float32(z: Tensor) -> Tensor:
 def centred(z_BN3D: Tensor, mask_BN: Tensor, centre: str) -> Tensor:
     """Subtracts the mean over "channels" or over the real "atoms" of each molecule, or nothing ("none")."""
     if centre == "channels":
-        return z_BN3D + z_BN3D.mean(-1, keepdim=True).neg()  # negated at full size, the gradient would cost a pass
+        return z_BN3D - z_BN3D.mean(-1, keepdim=True)
     if centre == "atoms":
         weight_BN11 = mask_BN[:, :, None, None].to(z_BN3D.dtype)
         total_B13D = (z_BN3D * weight_BN11).sum(1, keepdim=True)

@@ -9,7 +9,7 @@ from checks.systems import orthogonal
 from checks.variants import randomise
 from torch.nn import functional as F
 
-from geomformer.nn.attention import EquivariantSelfAttention, InvariantSelfAttention, JoinHeads, SplitHeads
+from geomformer.nn.attention import EquivariantSelfAttention, InvariantSelfAttention
 from geomformer.nn.block import BlockOptions, GeoMFormerBlock
 from geomformer.nn.feedforward import EquivariantFeedForward
 from geomformer.nn.heads import ScalarHead, VectorHead
@@ -103,28 +103,6 @@ def test_increments_lose_channels_and_whole_molecules(shape: tuple[int, ...]) ->
     assert torch.allclose(both[kept], channels[kept] / 0.75, atol=1e-5)
     if len(shape) == 4:
         assert torch.allclose(channels, channels[:, :, :1].expand_as(channels), atol=1e-5)
-
-
-@pytest.mark.parametrize("components", [1, 3])
-def test_heads_are_split_and_joined_as_by_views(components: int) -> None:
-    b, n, parts, heads, c = 2, 5, 3, 4, 6
-    x = torch.randn(b, n, components, parts * heads * c, dtype=torch.float64, requires_grad=True)
-    plain = x.view(b, n, components, parts, heads, c).permute(3, 0, 4, 1, 2, 5).flatten(-2)
-    found = SplitHeads.apply(x, parts, heads)
-    assert torch.equal(torch.stack(found), plain) and all(part.is_contiguous() for part in found)
-    assert torch.equal(JoinHeads.apply(components, *found), x)
-
-    def split(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return SplitHeads.apply(x * x, parts, heads)
-
-    def join(*parts: torch.Tensor) -> torch.Tensor:
-        return JoinHeads.apply(components, *(part * part for part in parts))
-
-    inputs = tuple(part.detach().requires_grad_() for part in found)
-    assert torch.autograd.gradcheck(split, x) and torch.autograd.gradgradcheck(split, x)
-    assert torch.autograd.gradcheck(join, inputs) and torch.autograd.gradgradcheck(join, inputs)
-    (alone,) = torch.autograd.grad(SplitHeads.apply(x, parts, heads)[1].sum(), x)  # the other parts lead nowhere
-    assert alone.unflatten(-1, (parts, -1))[:, :, :, 1].eq(1).all() and alone.sum() == x.numel() / parts
 
 
 def test_dropout_in_training_turns_with_the_input() -> None:
