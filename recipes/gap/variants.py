@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,16 +52,31 @@ def main() -> None:
     for seed in range(1, arguments.seeds + 1):  # all variants with one seed first: a table that is cut off is fair
         for name, changes in VARIANTS.items():
             errors[name].append(measured(arguments, name, changes, seed))
+    print_table(errors)
+
+
+def print_table(errors: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Means and standard deviations of test errors, by variant, seed and number of conformers."""
     print(f"| variant | {' | '.join(f'MAE with {count} conformers, eV' for count in CONFORMERS)} | seeds |")
     print("|---|---|---|---|")
     for name, found in errors.items():
-        cells = [f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" for values in np.array(found).T]
+        cells = [
+            f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+            for values in np.array(found).T
+        ]
         print(f"| {name} | {' | '.join(cells)} | {len(found)} |")
 
 
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    return out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+
+
 def measured(arguments: argparse.Namespace, name: str, changes: tuple[str, ...], seed: int) -> list[float]:
-    """Test errors by number of conformers, eV; read from the file of an earlier run if there is one."""
-    folder = arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+    """Test errors by number of conformers, eV; read from the file of an earlier run if there is one.
+
+    The run's folder keeps the model and its predictions.
+    """
+    folder = folder_of(arguments.out, name, seed)
     result = folder / "test.json"
     if result.exists():
         return json.loads(result.read_text())
@@ -70,7 +86,8 @@ def measured(arguments: argparse.Namespace, name: str, changes: tuple[str, ...],
     trained = api.train(config, out=run, models=models, name="variant", resume=(run / "manifest.json").exists())
     errors = []
     for count in CONFORMERS:
-        found = api.evaluate(arguments.test, model=str(trained.path), splits=["test"], conformers=count)
+        out = folder / f"conformers-{count}"
+        found = api.evaluate(arguments.test, model=str(trained.path), splits=["test"], conformers=count, out=out)
         errors.append(found["splits"]["test"]["gap_mae_ev"])
     write_atomic(result, json.dumps(errors))
     print(f"{name}, seed {seed}: {errors}", flush=True)
