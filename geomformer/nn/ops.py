@@ -101,7 +101,7 @@ def add_dropped(z: Tensor, increment: Tensor, channel_p: float, path_p: float) -
     """
     paths = (z.shape[0],) + (1,) * (z.dim() - 1)
     drops = ((channel_p, channel_shape(z)), (path_p, paths))
-    masks = [drop_mask(increment, p, shape) for p, shape in drops if p]
+    masks = [drop_mask(z, p, shape) for p, shape in drops if p]  # of z: the increment may be bf16
     return torch.addcmul(z, increment, functools.reduce(torch.mul, masks)) if masks else z + increment
 
 

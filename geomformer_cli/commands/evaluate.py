@@ -30,6 +30,7 @@ _METRICS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "ewt": "EwT", "adwt": "A
 _SINGLE = "single_conformer"
 _ROWS = {
     "energy_mae_ev": ("energy MAE", "ev"),
+    "energy_rmse_ev": ("energy RMSE", "ev"),
     "energy_ewt_percent": ("EwT", "percent"),
     "positions_adwt_percent": ("ADwT", "percent"),
     "positions_distance_angstrom": ("mean distance of free atoms", "angstrom"),

@@ -120,7 +120,7 @@ TimeReversed = Annotated[
     typer.Option(
         "--time-reversed",
         help="nbody: train on every window a second time, backwards in time: from its end, with velocities turned "
-        "round, to its start. The simulation keeps to both.",
+        "round, to its start. The public benchmark has no velocities at the end.",
         rich_help_panel=INPUT,
     ),
 ]

@@ -1,9 +1,9 @@
-"""Builds the data of the shipped gap model: a training mixture for each of its three stages, the rows at the level of
-PCQM4Mv2 alone, and two test sets.
+"""Builds the data of the gap models: a training mixture for each of the shipped one's three stages, the rows at the
+level of PCQM4Mv2 alone and with the second level of PubChemQC, and two test sets.
 
     python recipes/gap/build_data.py RAW --out data/prepared --workers 2
 
-`--only NAME` (may be repeated) makes some of them: without QM9, a few minutes instead of an hour.
+`--only NAME` (may be repeated) makes some of them: one without rows of QM9 takes 15 minutes, all over an hour.
 
 RAW holds `pubchem_gap/iqspr_pubchem_gap.csv`, `pubchem_gap/pubchemqc_b3lyp_pm6_sample.csv`,
 `pcqm4mv2/pcqm4mv2_rows.csv`, `pcqm4mv2/pcqm4mv2_train_first1800.sdf` and `qm9/qm9.parquet` (sources, licences and

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,7 +45,6 @@ def either_level(record: Record) -> float:
 
 def relabelled(data: PreparedDataset, out: Path, train: Label, others: Label = first_level) -> Path:
     """A copy of a dataset with other gaps in the train split and in the others."""
-    writer = PreparedWriter(out, DatasetDescription(out.name, {TARGET: "ev"}, options={"of": data.fingerprint}))
     rows: list[Row] = []
     for split in data.splits:
         records = data.split(split)
@@ -54,6 +54,11 @@ def relabelled(data: PreparedDataset, out: Path, train: Label, others: Label = f
             if np.isfinite(gap):
                 changed = dataclasses.replace(record, targets={TARGET: gap})
                 rows.append(Row(len(rows), record.id, split, changed))
+    labels = np.array([row.record.targets[TARGET] for row in rows if row.record])
+    options = {"of": data.fingerprint, "labels": hashlib.sha256(labels.tobytes()).hexdigest()}
+    writer = PreparedWriter(out, DatasetDescription(out.name, {TARGET: "ev"}, options=options))
+    if writer.complete:
+        return out
     for number, start in enumerate(range(0, len(rows), writer.shard_rows)):
         if writer.wants(number):
             writer.write_shard(number, rows[start : start + writer.shard_rows])

@@ -2,7 +2,8 @@
 # Makes the bundled gap model again: recipes/gap/run.sh RAW   (what RAW holds: recipes/gap/build_data.py)
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
-python "$here/build_data.py" "$1" --out data/prepared --workers 2
+python "$here/build_data.py" "$1" --out data/prepared --workers 2 --only gap-mixture-first --only gap-mixture \
+    --only gap-mixture-third --only gap-pcqm4mv2-valid --only gap-qm9-test
 geomformer train --task gap --config "$here/first.yaml" --out runs/gap-first --name gap-first
 geomformer train --task gap --config "$here/second.yaml" --init gap-first --out runs/gap-second --name gap-second
 geomformer train --task gap --config "$here/third.yaml" --init gap-second --out runs/gap-third --name gap-geomformer

@@ -23,7 +23,7 @@ def run(invoke: Any, monkeypatch: pytest.MonkeyPatch, particles: Path) -> Any:
     return invoke
 
 
-@pytest.mark.parametrize("preset", ["nbody-small", "nbody-reversed", "nbody-improved", "nbody-paper"])
+@pytest.mark.parametrize("preset", ["nbody-small", "nbody-improved", "nbody-paper"])
 def test_simulation_to_evaluation(run: Any, particles: Path, preset: str) -> None:
     trained = run("train", "--preset", preset, "--data", "nbody", "--out", "run", *SMALL, "--set", "train.max_steps=4")
     assert trained.stdout.strip().endswith("nbody-geomformer@1")

@@ -101,6 +101,8 @@ def test_increments_lose_channels_and_whole_molecules(shape: tuple[int, ...]) ->
     kept = both.flatten(1).abs().amax(1) > 1e-5
     assert 0.65 < kept.float().mean() < 0.85
     assert torch.allclose(both[kept], channels[kept] / 0.75, atol=1e-5)
+    assert 0.45 < (channels.abs() < 1e-5).float().mean() < 0.55
+    assert not torch.allclose(channels, channels[..., :1].expand_as(channels), atol=1e-5)
     if len(shape) == 4:
         assert torch.allclose(channels, channels[:, :, :1].expand_as(channels), atol=1e-5)
 
