@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # chemprop with its defaults beside our network, on the same rows without QM9: recipes/gap/chemprop.sh CHEMPROP_PYTHON
-# CHEMPROP_PYTHON: of an environment of its own with chemprop==2.3.1. Needs the data of recipes/gap/build_data.py.
+# CHEMPROP_PYTHON: of an environment of its own with chemprop==2.3.1. Needs its data:
+# python recipes/gap/build_data.py RAW --only gap-alone --only gap-pcqm4mv2-valid
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 out=runs/chemprop

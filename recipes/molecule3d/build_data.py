@@ -2,7 +2,7 @@
 
     python recipes/molecule3d/build_data.py RAW --out data/raw/molecule3d-qm9
 
-RAW holds `qm9/qm9.parquet` (source, licence and checksum: data/cards/README.md). Written are one SDF with all hydrogens
+RAW holds `qm9/qm9.parquet` (source and licence: data/cards/README.md). Written are one SDF with all hydrogens
 and the DFT geometry (Angstrom) and `properties.csv` (eV), so that `geomformer preprocess molecule3d` reads them as it
 reads the original, and divides them by the published procedures.
 """
