@@ -36,7 +36,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         help="Configuration that comes with geomformer; `geomformer config list` shows all.",
-        show_default="TASK-small",
+        show_default="DATA-small if there is one for the task, else TASK-small",
         rich_help_panel=MODEL,
     ),
 ]
@@ -98,7 +98,7 @@ def train(
     if _other_rank():
         console.settings.quiet = True
     with console.progress("train", "steps") as progress:
-        report = Report(progress)
+        report = Report(progress, settings.preset)
         try:
             result = api.train(
                 settings,
@@ -149,10 +149,20 @@ def _settings(
         raise ConfigError("Expected --task, --preset or --config.", "Example: geomformer train --task gap --data qm9")
     named = [] if data is None else [f"data.dataset={json.dumps(data)}"]
     named += [] if seed is None else [f"train.seed={seed}"]
-    settings = load_config(source or f"{task}-small", [*overrides, *named])
+    if source is None and task is not None:
+        source = _usual_preset(task, data)
+    settings = load_config(str(source), [*overrides, *named])
     if task is not None and settings.task.name != task:
         raise ConfigError(f"--task {task} does not fit '{source}', which is for task {settings.task.name}.")
     return _on_sample(settings, data) if sample else settings
+
+
+def _usual_preset(task: str, data: str | None) -> str:
+    """The small one of the dataset, which may want other inputs than the task's usual one, else of the task."""
+    from geomformer.config.load import load_config, preset_names
+
+    of_data = f"{data}-small"
+    return of_data if of_data in preset_names() and load_config(of_data).task.name == task else f"{task}-small"
 
 
 def _on_sample(settings: RunConfig, data: str | None) -> RunConfig:
@@ -187,8 +197,9 @@ def _other_rank() -> bool:
 class Report:
     """Turns what the training loop reports into the table at the start, the bar and the lines of validation."""
 
-    def __init__(self, progress: console.Progress) -> None:
+    def __init__(self, progress: console.Progress, preset: str | None) -> None:
         self.progress = progress
+        self.preset = preset
         self.note = ""
         self.run: str | None = None
 
@@ -210,6 +221,7 @@ class Report:
         self.run = str(event["run"])
         console.fields(
             [
+                ("preset", self.preset or "none"),
                 ("reads", str(event["dataset"])),
                 ("writes", self.run),
                 ("parameters", f"{event['parameters']:,}"),

@@ -169,6 +169,21 @@ def test_train_refuses_with_the_nearest_name(stand_in: Any, words: list[str], sa
     assert call.args == ()
 
 
+@pytest.mark.parametrize(
+    ("words", "preset"),
+    [
+        (["--task", "gap", "--data", "molecule3d"], "molecule3d-small"),
+        (["--task", "gap", "--data", "mine"], "gap-small"),
+        (["--task", "is2re", "--data", "molecule3d"], "is2re-small"),
+        (["--preset", "gap-small", "--data", "molecule3d"], "gap-small"),
+    ],
+)
+def test_train_takes_the_preset_of_its_data(stand_in: Any, words: list[str], preset: str) -> None:
+    call = stand_in("train", SimpleNamespace(reference="gap@3", path=Path("m"), run=Path("r"), metrics={}))
+    assert run("train", *words).exit_code == 0
+    assert (call.args[0].preset, call.args[0].data.dataset) == (preset, words[-1])
+
+
 def test_train_interrupted_says_how_to_continue(stand_in: Any) -> None:
     stand_in("train", Interrupted("Stopped at step 3 of 9."))
     found = run("train", "--task", "gap", "--out", "my run", "--name", "n", "--device", "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def run(invoke: Any, monkeypatch: pytest.MonkeyPatch, particles: Path) -> Any:
 def test_simulation_to_evaluation(run: Any, particles: Path, preset: str) -> None:
     trained = run("train", "--preset", preset, "--data", "nbody", "--out", "run", *SMALL, "--set", "train.max_steps=4")
     assert trained.stdout.strip().endswith("nbody-geomformer@1")
+    assert re.search(rf"preset +{preset}\n", trained.stderr)
     manifest = json.loads(Path("models/nbody-geomformer/1/manifest.json").read_text())
     assert manifest["inputs"]["geometry"] == "given" and not manifest["elements"]
     (target,) = manifest["targets"]
