@@ -30,7 +30,6 @@ _METRICS = {"mae": "MAE", "rmse": "RMSE", "mse": "MSE", "ewt": "EwT", "adwt": "A
 _SINGLE = "single_conformer"
 _ROWS = {
     "energy_mae_ev": ("energy MAE", "ev"),
-    "energy_rmse_ev": ("energy RMSE", "ev"),
     "energy_ewt_percent": ("EwT", "percent"),
     "positions_adwt_percent": ("ADwT", "percent"),
     "positions_distance_angstrom": ("mean distance of free atoms", "angstrom"),
@@ -229,9 +228,12 @@ def _show_with_baselines(metrics: dict[str, Any]) -> None:
 
 
 def _keys_with_baselines(metrics: dict[str, Any]) -> list[str]:
-    """Those of `_ROWS`, then the errors of other targets; mean squares beside their root are in the JSON."""
+    """Those of `_ROWS`, then the errors of other targets. Squared errors are in the JSON; force fields are compared by
+    their root, too.
+    """
     found = dict.fromkeys(key for values in metrics["splits"].values() for key in values)
-    others = [key for key in found if key not in _ROWS and "mse" not in key.split("_")]
+    left_out = {"mse"} if any(key.startswith("forces_") for key in found) else {"mse", "rmse"}
+    others = [key for key in found if key not in _ROWS and not left_out & set(key.split("_"))]
     return [key for key in _ROWS if key in found] + others
 
 
