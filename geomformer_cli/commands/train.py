@@ -161,7 +161,7 @@ def _usual_preset(task: str, data: str | None) -> str:
     """The small one of the dataset, which may want other inputs than the task's usual one, else of the task."""
     from geomformer.config.load import load_config, preset_names
 
-    of_data = f"{data}-small"
+    of_data = f"{Path(data or '').name}-small"
     return of_data if of_data in preset_names() and load_config(of_data).task.name == task else f"{task}-small"
 
 

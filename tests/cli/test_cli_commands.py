@@ -173,6 +173,7 @@ def test_train_refuses_with_the_nearest_name(stand_in: Any, words: list[str], sa
     ("words", "preset"),
     [
         (["--task", "gap", "--data", "molecule3d"], "molecule3d-small"),
+        (["--task", "gap", "--data", "prepared/molecule3d"], "molecule3d-small"),
         (["--task", "gap", "--data", "mine"], "gap-small"),
         (["--task", "is2re", "--data", "molecule3d"], "is2re-small"),
         (["--preset", "gap-small", "--data", "molecule3d"], "gap-small"),
