@@ -27,7 +27,7 @@ from geomformer.devices import resolve_device
 from geomformer.models import build_model
 from geomformer.prepared.collate import Sample, collate
 from geomformer.prepared.images import ADSORBATE, ImageOptions
-from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch, Record
+from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, NUM_ORBITALS, NUM_SHARES, Batch, Record
 
 INVARIANT_MAPS, EQUIVARIANT_MAPS = 11, 14
 STEP_PER_FORWARD = 3
@@ -227,6 +227,8 @@ def random_batch(config: RunConfig, systems: int, atoms: int) -> Batch:
         atom_features=integers(min(ATOM_FEATURE_SIZES), len(ATOM_FEATURE_SIZES)),
         bond_type=integers(bonds, atoms),
         shortest_path=integers(MAX_PATH, atoms),
+        orbital_energies=torch.linspace(-13.0, -3.0, 2 * NUM_ORBITALS).expand(systems, -1),
+        orbital_shares=torch.full((systems, atoms, NUM_SHARES), 1.0 / atoms),
         tags=integers(3),
         pairs=None if cutoff is None else pairs_within(positions, cutoff),
     )

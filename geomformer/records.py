@@ -30,6 +30,12 @@ BOND_FEATURE_SIZES = (5, 6, 2)
 MAX_PATH = 20
 """Shortest paths of this many bonds or more share one value (`Batch.shortest_path`)."""
 
+NUM_ORBITALS = 4
+"""Occupied orbitals, and as many unoccupied ones, whose energies a record may have (`Record.orbital_energies`)."""
+
+NUM_SHARES = 4
+"""Shares of an atom in the frontier orbitals (`Record.orbital_shares`)."""
+
 
 @dataclass
 class RawMolecule:
@@ -80,6 +86,9 @@ class Record:
         atom_features: (N, 9) uint8, see `ATOM_FEATURE_SIZES`.
         bond_index: (2, M) int16, each bond in both directions.
         bond_features: (M, 3) uint8, see `BOND_FEATURE_SIZES`.
+        orbital_energies: (8,) float32, eV, and
+        orbital_shares: (N, 4) float32: frontier orbitals by extended Hückel theory of the first conformer, see
+            `chem.orbitals.FrontierOrbitals`; NaN where that gives none.
         targets: label by name, NaN where unlabelled.
     """
 
@@ -99,6 +108,8 @@ class Record:
     atom_features: np.ndarray | None = None
     bond_index: np.ndarray | None = None
     bond_features: np.ndarray | None = None
+    orbital_energies: np.ndarray | None = None
+    orbital_shares: np.ndarray | None = None
     targets: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -123,6 +134,7 @@ class Batch:
         bond_type: (B, N, N) int64: 0 no bond, else 1 + the bond's features as one mixed-radix number.
         shortest_path: (B, N, N) int64: bonds between two atoms, 0 on the diagonal; `MAX_PATH` and beyond share one
             value, unconnected pairs have the next.
+        orbital_energies, orbital_shares: (B, 8) and (B, N, 4) float32, NaN where unknown.
         particle_charges: (B, N) float32.
         velocities, forces: (B, N, 3) float32.
         tags, fixed: (B, N) int64 and bool.
@@ -141,6 +153,8 @@ class Batch:
     atom_features: Tensor | None = None
     bond_type: Tensor | None = None
     shortest_path: Tensor | None = None
+    orbital_energies: Tensor | None = None
+    orbital_shares: Tensor | None = None
     particle_charges: Tensor | None = None
     velocities: Tensor | None = None
     forces: Tensor | None = None

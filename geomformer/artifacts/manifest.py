@@ -38,6 +38,7 @@ class Inputs(Section):
         description="generated conformers, the reference geometry, or a structure as it is given"
     )
     features: bool = Field(description="reads the 2D graph")
+    orbitals: bool = Field(False, description="reads frontier orbitals of extended Hückel theory")
     periodic: bool = Field(description="reads a cell")
     max_atoms: int | None = Field(None, ge=1, description="largest system it takes; null for any")
 

@@ -20,6 +20,7 @@ from geomformer.chem.molecules import (
     sound,
     with_hydrogens,
 )
+from geomformer.chem.orbitals import FrontierOrbitals, frontier_orbitals, unknown_orbitals
 from geomformer.chem.reference import reference_matches
 from geomformer.chem.symmetry import automorphisms
 from geomformer.errors import ConfigError, MoleculeError
@@ -35,7 +36,7 @@ class ChemistryOptions:
         hydrogens: keep all hydrogens; otherwise only those that a SMILES must write.
         geometry: "generate" conformers, or take the 3D coordinates of the mol block: "input", or "dft" to say that they
             are optimised ones.
-        features: compute 2D atom and bond features.
+        features: compute 2D atom and bond features, and frontier orbitals.
         max_atoms: the most kept atoms a molecule may have.
         max_embed_attempts: embedding attempts per conformer on each rung of the ladder.
         max_optimiser_steps: force-field iterations per conformer.
@@ -99,7 +100,7 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
     kept = full if options.hydrogens else canonical.mol
     conformers = _conformers(source, canonical, full, kept, options)
     atoms = atom_features(kept)
-    positions, target = _ordered(raw, canonical, kept, atoms, conformers.positions, options)
+    positions, target = _ordered(raw, canonical, kept, atoms, conformers.positions[:, : len(atoms)], options)
     record = Record(
         id=raw.id,
         positions=positions,
@@ -110,6 +111,8 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
         targets=dict(raw.targets),
     )
     if options.features:
+        orbitals = _orbitals(kept, conformers)
+        record.orbital_energies, record.orbital_shares = orbitals.energies, orbitals.shares
         record.atom_features = atoms
         record.bond_index, record.bond_features = bond_features(kept)
     return record
@@ -148,7 +151,9 @@ def _conformers(
 
 
 def _given_positions(source: Chem.Mol, canonical: CanonicalMolecule, kept: Chem.Mol) -> np.ndarray:
-    """Coordinates of the mol block for the kept atoms; hydrogens it leaves out are placed on their atoms. (N, 3)"""
+    """Coordinates of the mol block of the kept atoms, then of the other hydrogens. Those that it leaves out are placed
+    on their atoms. (M, 3)
+    """
     full = Chem.AddHs(source, addCoords=True)
     heavy = canonical.order.tolist()
     chosen = list(heavy)
@@ -161,7 +166,19 @@ def _given_positions(source: Chem.Mol, canonical: CanonicalMolecule, kept: Chem.
             raise MoleculeError("failed", "The hydrogens of the mol block do not fit the molecule it describes.")
         chosen.append(index)
         taken.add(index)
+    chosen += [a.GetIdx() for a in full.GetAtoms() if a.GetAtomicNum() == 1 and a.GetIdx() not in taken]
     return np.array(full.GetConformer().GetPositions())[chosen]
+
+
+def _orbitals(kept: Chem.Mol, conformers: Conformers) -> FrontierOrbitals:
+    """Frontier orbitals of the first conformer, the shares those of the N kept atoms; unknown for a flat drawing."""
+    numbers = np.array([atom.GetAtomicNum() for atom in kept.GetAtoms()])
+    positions = conformers.positions[0]
+    if conformers.source[0] == source_number("flat_2d"):
+        return unknown_orbitals(len(numbers))
+    hydrogens = np.ones(len(positions) - len(numbers), int)
+    orbitals = frontier_orbitals(np.concatenate([numbers, hydrogens]), positions, Chem.GetFormalCharge(kept))
+    return FrontierOrbitals(orbitals.energies, orbitals.shares[: len(numbers)])
 
 
 def _ordered(

@@ -34,7 +34,8 @@ class Conformers:
     """C conformers of one molecule.
 
     Attributes:
-        positions: (C, N, 3) float64, Angstrom.
+        positions: (C, M, 3) float64, Angstrom: of the wanted atoms, then of the hydrogens that are not wanted, where
+            they have any place.
         source: (C,) uint8, numbers into `records.CONFORMER_SOURCES`.
     """
 
@@ -62,7 +63,7 @@ def generate(
 
     Args:
         mol: molecule with explicit hydrogens, which the force field needs.
-        kept: the N atoms wanted, the first ones of `mol`.
+        kept: the N atoms wanted, the first ones of `mol`; a flat drawing has only these.
         smiles: its canonical SMILES, the source of the seed.
         count: conformers wanted; fewer come back when some fail.
         max_embed_attempts: attempts per conformer and rung.
@@ -82,7 +83,6 @@ def generate(
                 continue
             positions = _optimised(mol, max_optimiser_steps)
             if len(positions):
-                positions = positions[:, : kept.GetNumAtoms()]
                 return Conformers(positions, np.full(len(positions), source_number(rung), dtype=np.uint8))
         positions = draw(kept)
     if not usable(positions, COINCIDENT_IN_DRAWING):

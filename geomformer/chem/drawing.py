@@ -11,6 +11,7 @@ from geomformer.chem.build import ChemistryOptions
 from geomformer.chem.conformers import COINCIDENT_IN_DRAWING, draw, source_number, usable
 from geomformer.chem.features import atom_features, bond_features
 from geomformer.chem.molecules import canonicalise
+from geomformer.chem.orbitals import unknown_orbitals
 from geomformer.errors import MoleculeError
 from geomformer.records import RawMolecule, Record
 
@@ -70,6 +71,8 @@ def _flat_record(raw: RawMolecule, options: ChemistryOptions, drawn: bool) -> Re
     if options.features:
         record.atom_features = atoms
         record.bond_index, record.bond_features = bonds
+        orbitals = unknown_orbitals(len(atoms))
+        record.orbital_energies, record.orbital_shares = orbitals.energies, orbitals.shares
     return record
 
 

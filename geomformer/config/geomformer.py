@@ -69,7 +69,7 @@ class GeoMFormerConfig(NetworkConfig):
 
     @property
     def reads_graph(self) -> bool:
-        return self.atom_features or self.bond_encoding or self.path_encoding
+        return super().reads_graph or self.bond_encoding or self.path_encoding
 
     @property
     def reads_neighbours(self) -> bool:

@@ -22,6 +22,7 @@ class NetworkConfig(Section):
     particles: bool = Field(False, description="inputs are charged particles instead of atoms")
     speed: bool = Field(False, description="embed |velocity| as an invariant input")
     atom_features: bool = Field(True, description="embed the nine 2D atom features")
+    orbitals: bool = Field(False, description="embed frontier orbitals of extended Hückel theory")
     tags: bool = Field(False, description="embed the OC20 tag (subsurface, surface, adsorbate)")
     num_scalars: int = Field(1, ge=0, description="scalar targets per system")
     pooling: Literal["mean", "sum", "attention"] = Field("attention", description="from atoms to a scalar")
@@ -29,8 +30,8 @@ class NetworkConfig(Section):
 
     @property
     def reads_graph(self) -> bool:
-        """Whether the network reads the 2D graph (atom features, bonds, paths)."""
-        return self.atom_features
+        """Whether the network reads what is made from the 2D graph: atom features, bonds, paths, frontier orbitals."""
+        return self.atom_features or self.orbitals
 
     @property
     def pair_cutoff(self) -> float | None:

@@ -59,6 +59,11 @@ def check_records(manifest: Manifest, dataset: PreparedDataset, split: PreparedS
             f"{manifest.reference} reads the 2D graph, {dataset.path} has none.",
             "Prepare the dataset with 2D features.",
         )
+    if manifest.inputs.orbitals and first.orbital_energies is None:
+        raise ArtifactError(
+            f"{manifest.reference} reads frontier orbitals, {dataset.path} has none.",
+            "Prepare the dataset again, with 2D features.",
+        )
     if manifest.inputs.geometry == "reference" and not has_reference(first):
         raise ArtifactError(
             f"{manifest.reference} reads reference (DFT) geometries, {dataset.path} has generated conformers only.",

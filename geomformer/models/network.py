@@ -12,12 +12,19 @@ from torch import Tensor, nn
 from geomformer.config.network import NetworkConfig
 from geomformer.nn.heads import ScalarHead, VectorHead
 from geomformer.nn.ops import lookup, safe_norm
-from geomformer.records import ATOM_FEATURE_SIZES, Batch
+from geomformer.records import ATOM_FEATURE_SIZES, NUM_ORBITALS, NUM_SHARES, Batch
 
 V = TypeVar("V")
 
 NUM_ELEMENTS = 119
 NUM_TAGS = 3
+ORBITAL_MEANS = (-13.1, -12.8, -12.5, -12.1, -8.3, -6.8, -5.3, -3.5)
+ORBITAL_SCALES = (0.65, 0.55, 0.55, 0.65, 2.5, 3.3, 3.9, 4.4)
+"""Mean and standard deviation of the frontier orbital energies, eV, over 21,000 molecules of PubChemQC."""
+ORBITAL_LIMIT = 5.0
+"""Standard deviations: beyond, free orbitals of small saturated molecules only say that they are high."""
+SHARE_SCALE = 5.0
+"""Brings the shares of the atoms of such molecules, whose mean is their inverse number, to order one."""
 
 
 @dataclass
@@ -161,7 +168,7 @@ def category_sizes(config: NetworkConfig) -> list[int]:
 
 def num_numbers(config: NetworkConfig) -> int:
     """Number of real-valued inputs that `atom_inputs` gathers."""
-    return int(config.particles) + int(config.speed)
+    return int(config.particles) + int(config.speed) + config.orbitals * (2 * NUM_ORBITALS + NUM_SHARES)
 
 
 def atom_inputs(config: NetworkConfig, batch: Batch) -> AtomInputs:
@@ -181,11 +188,25 @@ def atom_inputs(config: NetworkConfig, batch: Batch) -> AtomInputs:
         categories.append(required(batch.tags, "tags")[..., None])
     if config.speed:
         numbers.append(safe_norm(required(batch.velocities, "velocities"))[..., None])
+    if config.orbitals:
+        numbers += frontier_numbers(batch)
     return AtomInputs(
         types,
         torch.cat(categories, -1) if categories else None,
         torch.cat(numbers, -1) if numbers else None,
     )
+
+
+def frontier_numbers(batch: Batch) -> list[Tensor]:
+    """Orbital energies of the molecule, at every atom, and the atom's shares; 0 where there are none.
+    [(B, N, 8), (B, N, 4)]
+    """
+    energies_BK = required(batch.orbital_energies, "frontier orbitals")
+    scaled_BK = (energies_BK - energies_BK.new_tensor(ORBITAL_MEANS)) / energies_BK.new_tensor(ORBITAL_SCALES)
+    scaled_BK = scaled_BK.clamp(-ORBITAL_LIMIT, ORBITAL_LIMIT)
+    shares_BNS = SHARE_SCALE * required(batch.orbital_shares, "frontier orbitals")
+    energies_BNK = scaled_BK[:, None].expand(-1, batch.mask.shape[1], -1)
+    return [numbers.nan_to_num(0.0).to(batch.positions.dtype) for numbers in (energies_BNK, shares_BNS)]
 
 
 def required(value: V | None, name: str) -> V:

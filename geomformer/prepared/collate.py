@@ -25,8 +25,9 @@ _FIELDS = (
     "atom_features",
     "bond_index",
     "bond_features",
+    "orbital_shares",
 )
-_OF_CELLS = ("cell", "pbc")
+_OF_SYSTEMS = ("cell", "pbc", "orbital_energies")
 
 
 @dataclass
@@ -51,7 +52,8 @@ def collate(samples: Sequence[Sample], *, features: bool = True, images: ImageOp
 
     Args:
         samples: the systems, at least one.
-        features: also `atom_features`, `bond_type` and `shortest_path`, where the records have a 2D graph.
+        features: also `atom_features`, `bond_type`, `shortest_path` and the frontier orbitals, where the records have
+            them.
         images: which near pairs and periodic copies the model reads; None for none.
 
     Raises:
@@ -74,7 +76,8 @@ def collate_gathered(systems: Gathered, *, features: bool = True, images: ImageO
 
     Args:
         systems: at least one.
-        features: also `atom_features`, `bond_type` and `shortest_path`, where the systems have a 2D graph.
+        features: also `atom_features`, `bond_type`, `shortest_path` and the frontier orbitals, where the systems have
+            them.
         images: which near pairs and periodic copies the model reads; None for none.
 
     Raises:
@@ -107,6 +110,9 @@ def collate_gathered(systems: Gathered, *, features: bool = True, images: ImageO
         if batch.atom_features is not None:
             batch.bond_type = _bond_type(systems, pad.mask.shape[1])
             batch.shortest_path = shortest_paths(batch.bond_type > 0)
+        batch.orbital_shares = pad.field("orbital_shares", np.float32)
+        energies = _values(systems, "orbital_energies")
+        batch.orbital_energies = None if energies is None else torch.from_numpy(energies)
     return batch
 
 
@@ -154,11 +160,11 @@ def gather_samples(samples: Sequence[Sample]) -> Gathered:
     records = [sample.record for sample in samples]
     fields: dict[str, np.ndarray] = {}
     lacking: dict[str, str] = {}
-    for name in (*_FIELDS, *_OF_CELLS):
+    for name in (*_FIELDS, *_OF_SYSTEMS):
         values = [getattr(record, name) for record in records]
         known = [value for value in values if value is not None]
         if len(known) == len(records):
-            join = np.stack if name in _OF_CELLS else np.concatenate
+            join = np.stack if name in _OF_SYSTEMS else np.concatenate
             fields[name] = join(known, axis=1 if name == "bond_index" else 0)
         elif known:
             lacking[name] = next(record.id for record, value in zip(records, values, strict=True) if value is None)

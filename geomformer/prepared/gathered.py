@@ -18,7 +18,8 @@ class Gathered:
         target_positions: the geometry to predict, NaN for systems without; None if no system has one. (A, 3)
         fields: list columns that all systems have, by the name and in the type of the `Record`, joined along atoms or
             bonds: (A, 3) for `velocities` and `forces`, (A, 9) for `atom_features`, (2, M) for `bond_index`, (M, 3) for
-            `bond_features`, (B, 3, 3) for `cell`, (B, 3) for `pbc`, (A,) for the others.
+            `bond_features`, (A, 4) for `orbital_shares`, (B, 8) for `orbital_energies`, (B, 3, 3) for `cell`, (B, 3)
+            for `pbc`, (A,) for the others.
         num_bonds: columns of `bond_index` that belong to every system, None without. (B,) int64
         lacking: columns that only some systems have, with the identifier of one that has not.
         targets: labels by name, NaN where there is none. (B,) float64

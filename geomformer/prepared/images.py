@@ -14,7 +14,7 @@ from geomformer.prepared.gathered import Gathered
 ADSORBATE = 2
 """The tag of adsorbate atoms."""
 
-PER_SYSTEM = ("cell", "pbc", "bond_index", "bond_features")
+PER_SYSTEM = ("cell", "pbc", "bond_index", "bond_features", "orbital_energies")
 """List columns that do not run along atoms."""
 
 AROUND = 8

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from geomformer.records import CONFORMER_SOURCES, Record
+from geomformer.records import CONFORMER_SOURCES, NUM_SHARES, Record
 
 FORMAT_VERSION = 1
 
@@ -31,6 +31,8 @@ LIST_COLUMNS: dict[str, tuple[pa.DataType, type[np.generic], str | None]] = {
     "atom_features": (pa.uint8(), np.uint8, None),
     "bond_index": (pa.int16(), np.int16, None),
     "bond_features": (pa.uint8(), np.uint8, None),
+    "orbital_energies": (pa.float32(), np.float32, "ev"),
+    "orbital_shares": (pa.float32(), np.float32, None),
 }
 """List columns: Arrow type, numpy type, unit."""
 
@@ -42,6 +44,7 @@ SHAPES: dict[str, Callable[[int], tuple[int, ...]]] = {
     "atom_features": lambda n: (n, 9),
     "bond_index": lambda n: (2, -1),
     "bond_features": lambda n: (-1, 3),
+    "orbital_shares": lambda n: (n, NUM_SHARES),
 }
 """Shape of a column's array for N atoms, where it is not flat; `positions` needs the number of conformers too."""
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from geomformer.errors import DataError, nearest
 from geomformer.prepared.gathered import Gathered
 from geomformer.prepared.mapped import ListColumn, MappedFile
-from geomformer.records import Record
+from geomformer.records import NUM_ORBITALS, NUM_SHARES, Record
 
 _GEOMETRY = ("positions", "conformer_source", "target_positions")
 _SHAPES = {
@@ -21,6 +21,8 @@ _SHAPES = {
     "pbc": (-1, 3),
     "atom_features": (-1, 9),
     "bond_features": (-1, 3),
+    "orbital_energies": (-1, 2 * NUM_ORBITALS),
+    "orbital_shares": (-1, NUM_SHARES),
 }
 
 

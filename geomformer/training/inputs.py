@@ -58,6 +58,11 @@ def check_fields(dataset: PreparedDataset, config: RunConfig, first: Record) -> 
             f"The model reads the 2D graph, {dataset.path} has none.",
             "Prepare it with 2D features, or set model.atom_features, bond_encoding and path_encoding to false.",
         )
+    if config.model.orbitals and first.orbital_energies is None:
+        raise ConfigError(
+            f"The model reads frontier orbitals, {dataset.path} has none.",
+            "Prepare it again (with 2D features), or set model.orbitals to false.",
+        )
     if config.task.input_geometry == "reference" and not has_reference(first):
         raise ConfigError(
             f"task.input_geometry is 'reference', {dataset.path} has generated conformers only.",

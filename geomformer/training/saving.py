@@ -58,6 +58,7 @@ def save(
             hydrogens=bool(chemistry.get("hydrogens", config.task.name in (*CATALYST, MD17))),
             geometry=config.task.input_geometry,
             features=config.model.reads_graph,
+            orbitals=config.model.orbitals,
             periodic=config.model.periodic,
         ),
         elements={SYMBOLS[int(number)]: count for number, count in counts.items() if int(number) in SYMBOLS},

@@ -143,7 +143,7 @@ def show(
 def _row(record: Any) -> dict[str, Any]:
     from geomformer.records import CONFORMER_SOURCES
 
-    present = ("target_positions", "velocities", "forces", "cell", "tags", "fixed", "atom_features")
+    present = ("target_positions", "velocities", "forces", "cell", "tags", "fixed", "atom_features", "orbital_energies")
     return {
         "id": record.id,
         "smiles": record.smiles,

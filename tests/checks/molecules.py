@@ -46,6 +46,8 @@ def random_record(
         atom_features=features,
         bond_index=np.stack([np.r_[chain, chain + 1], np.r_[chain + 1, chain]]).astype(np.int16),
         bond_features=np.zeros((2 * (n - 1), 3), np.uint8),
+        orbital_energies=np.sort(rng.normal(-10.0, 3.0, 8)).astype(np.float32),
+        orbital_shares=rng.dirichlet(np.ones(n), 4).T.astype(np.float32),
         targets=dict(targets) if targets is not None else {"gap": label(numbers)},
     )
 

@@ -12,8 +12,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, Batch
+from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, MAX_PATH, NUM_ORBITALS, NUM_SHARES, Batch
 
+OF_SYSTEMS = ("index", "orbital_energies")
 PAIRWISE = ("bond_type", "shortest_path")
 VECTORS = ("positions", "velocities", "forces", "target_positions")
 COINCIDENT = "all at one place"
@@ -54,6 +55,8 @@ def system(positions: Tensor) -> Batch:
         atom_features=random_features(1, n),
         bond_type=symmetric(torch.randint(NUM_BOND_TYPES, (1, n, n))),
         shortest_path=symmetric(torch.randint(MAX_PATH + 2, (1, n, n))),
+        orbital_energies=(2.0 * torch.randn(1, 2 * NUM_ORBITALS, dtype=torch.float64) - 10.0).sort().values,
+        orbital_shares=torch.rand(1, n, NUM_SHARES, dtype=torch.float64),
         particle_charges=torch.randint(2, (1, n)).double() * 2.0 - 1.0,
         velocities=(torch.randn(n, n, dtype=torch.float64) @ centred / n)[None],
         tags=torch.randint(3, (1, n)),
@@ -91,7 +94,7 @@ def tensor_names(batch: Batch) -> list[str]:
 
 
 def widen(name: str, value: Tensor, width: int) -> Tensor:
-    if name == "index":
+    if name in OF_SYSTEMS:
         return value
     shape = list(value.shape)
     shape[1] = width
@@ -114,7 +117,7 @@ def reorder(batch: Batch, order_N: Tensor) -> Batch:
     columns = {}
     for name in tensor_names(batch):
         value = getattr(batch, name)
-        columns[name] = value if name == "index" else value[:, order_N]
+        columns[name] = value if name in OF_SYSTEMS else value[:, order_N]
         if name in PAIRWISE:
             columns[name] = columns[name][:, :, order_N]
     return Batch(**columns)
@@ -130,6 +133,7 @@ def with_garbage(batch: Batch, extra: int) -> Batch:
         "velocities": 7.0 * torch.randn(b, n, 3),
         "atomic_numbers": torch.randint(1, 119, (b, n)),
         "atom_features": random_features(b, n),
+        "orbital_shares": torch.randn(b, n, NUM_SHARES),
         "particle_charges": torch.randn(b, n),
         "tags": torch.randint(3, (b, n)),
         "bond_type": torch.randint(NUM_BOND_TYPES, (b, n, n)),

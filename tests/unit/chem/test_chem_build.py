@@ -9,9 +9,11 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from geomformer.chem import build as build_module
+from geomformer.chem import conformers
 from geomformer.chem.build import ChemistryOptions, build, build_record
+from geomformer.chem.orbitals import frontier_orbitals
 from geomformer.errors import ConfigError, MoleculeError
-from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, RawMolecule, Record
+from geomformer.records import ATOM_FEATURE_SIZES, BOND_FEATURE_SIZES, CONFORMER_SOURCES, RawMolecule, Record
 
 TWO = ChemistryOptions(num_conformers=2)
 
@@ -112,7 +114,8 @@ def test_conformers_do_not_depend_on_the_way_of_writing(smiles: str) -> None:
     for form in forms:
         record = build_record(form, TWO)
         assert record.smiles == expected.smiles
-        for name in ("positions", "atomic_numbers", "atom_features", "bond_index", "bond_features"):
+        graph = ("atom_features", "bond_index", "bond_features", "orbital_energies", "orbital_shares")
+        for name in ("positions", "atomic_numbers", *graph):
             assert np.array_equal(getattr(record, name), getattr(expected, name)), (name, form.text)
 
 
@@ -189,7 +192,41 @@ def test_row_values_are_carried_and_features_can_be_left_out() -> None:
     row = RawMolecule(4, "x7", "CCO", targets={"gap": 2.5})
     record = build_record(row, ChemistryOptions(num_conformers=1, features=False))
     assert record.id == "x7" and record.targets == {"gap": 2.5}
-    assert record.atom_features is None and record.bond_index is None
+    assert record.atom_features is None and record.bond_index is None and record.orbital_energies is None
+
+
+def test_frontier_orbitals_are_those_of_the_whole_molecule_in_its_first_conformer() -> None:
+    smiles = "OCC(N)=O"
+    kept, full = (
+        build_record(raw(smiles), ChemistryOptions(num_conformers=1, hydrogens=flag)) for flag in (False, True)
+    )
+    expected = frontier_orbitals(full.atomic_numbers, full.positions[0])
+    np.testing.assert_allclose(kept.orbital_energies, expected.energies, atol=2e-3)
+    np.testing.assert_allclose(kept.orbital_shares, expected.shares[: kept.num_atoms], atol=2e-4)
+    assert full.orbital_shares.shape == (full.num_atoms, 4)
+    charged = build_record(raw("OCC(=O)[O-]"), TWO)
+    assert np.isfinite(charged.orbital_energies).all() and charged.orbital_energies.dtype == np.float32
+
+
+@pytest.mark.parametrize("hydrogens", [False, True])
+def test_frontier_orbitals_of_a_given_geometry_know_its_hydrogens(hydrogens: bool) -> None:
+    smiles = "OCC(N)=O"
+    given = ChemistryOptions(geometry="input", hydrogens=hydrogens)
+    with_all = build_record(raw(block_3d(smiles), "mol"), given)
+    mol = Chem.MolFromMolBlock(block_3d(smiles), removeHs=False)
+    expected = frontier_orbitals(
+        np.array([a.GetAtomicNum() for a in mol.GetAtoms()]), mol.GetConformer().GetPositions()
+    )
+    np.testing.assert_allclose(with_all.orbital_energies, expected.energies, atol=0.01)
+    placed = build_record(raw(block_3d(smiles, hydrogens=False), "mol"), given)
+    np.testing.assert_allclose(placed.orbital_energies, expected.energies, atol=1.0)  # other places of the hydrogens
+
+
+def test_a_flat_drawing_has_no_frontier_orbitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformers, "embed", lambda *arguments: 0)
+    record = build_record(raw("OCC(N)=O"), TWO)
+    assert CONFORMER_SOURCES[record.conformer_source[0]] == "flat_2d"
+    assert np.isnan(record.orbital_energies).all() and record.orbital_shares.shape == (5, 4)
 
 
 def test_unexpected_errors_become_values(monkeypatch: pytest.MonkeyPatch) -> None:

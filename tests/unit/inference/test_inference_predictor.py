@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from rdkit.Chem import AllChem
 
 from geomformer import api
 from geomformer.artifacts.manifest import Inputs
-from geomformer.chem.build import ChemistryOptions, build
+from geomformer.chem.build import ChemistryOptions, build, build_record
 from geomformer.errors import ArtifactError, ConfigError, DataError
 from geomformer.executors import Failure, LocalExecutor
 from geomformer.inference import predictor as predictor_module
+from geomformer.inference.averaging import predict_records
 from geomformer.inference.domain import describe
 from geomformer.inference.predictor import Predictor, input_name
 from geomformer.io.sdf import records as sdf_records
@@ -37,6 +38,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(root)
     inputs = Inputs(hydrogens=False, geometry="conformer", features=True, periodic=False, max_atoms=8)
     save_model(root, "small", inputs=inputs)
+    orbitals = Inputs(hydrogens=False, geometry="conformer", features=True, orbitals=True, periodic=False)
+    save_model(root, "orbitals", config=toy_config(model={"orbitals": True}), inputs=orbitals)
     save_model(root, "reference", config=toy_config(task={"input_geometry": "reference"}))
     return root
 
@@ -163,6 +166,20 @@ def test_the_way_a_molecule_is_written_changes_nothing(load: Callable[..., Predi
     assert {row["smiles"] for row in rows} == {"CC(C)CN"}
     assert [row["pred_gap_ev"] for row in rows] == pytest.approx([rows[0]["pred_gap_ev"]] * 6, abs=1e-4)
     assert [row["spread_gap_ev"] for row in rows] == pytest.approx([rows[0]["spread_gap_ev"]] * 6, abs=1e-4)
+
+
+def test_a_model_of_frontier_orbitals_finds_them_in_any_input(load: Callable[..., Predictor]) -> None:
+    predictor = load("orbitals")
+    texts = [raw(0, "C#CCO"), raw(1, "OCC#C"), raw(2, block("C#CCO"), "mol"), raw(3, "[Na+].CC(=O)[O-]"), raw(4, "C")]
+    rows = rows_of(predictor, texts)
+    values = [row["pred_gap_ev"] for row in rows]
+    assert [row["status"] for row in rows[:3]] == ["ok"] * 3 and len(set(values[:3])) == 1
+    assert rows[3]["status"] == "unsupported_element" and rows[4]["status"] == "ok"
+    record = build_record(texts[0], predictor.chemistry)
+    unknown = replace(record, orbital_energies=np.full(8, np.nan, np.float32))
+    [known, other] = predict_records(predictor.model, predictor.task, enumerate([record, unknown]), predictor.settings)
+    assert known.mean("gap") == pytest.approx(values[0], abs=1e-5)
+    assert np.isfinite(other.mean("gap")) and abs(other.mean("gap") - known.mean("gap")) > 1e-4
 
 
 def test_neither_order_nor_neighbours_nor_workers_change_the_answer(models: Path, tmp_path: Path) -> None:
@@ -359,5 +376,5 @@ def test_a_predictor_says_what_it_adds(load: Callable[..., Predictor]) -> None:
     assert predictor.columns["pred_gap_ev"] is float and predictor.columns["num_conformers"] is int
     row = rows_of(predictor, [raw(0, "CCO")])[0]
     assert list(row) == list(predictor.columns)
-    with_block = dataclasses.replace(predictor, blocks=True)
+    with_block = replace(predictor, blocks=True)
     assert "V2000" in rows_of(with_block, [raw(0, "CCO")])[0]["_mol"]

@@ -24,6 +24,8 @@ def graph(atoms: int, bonds: list[tuple[int, int]], seed: int = 0) -> Record:
         atom_features=rng.integers(0, 2, (atoms, 9)).astype(np.uint8),
         bond_index=np.array(both, np.int16).reshape(-1, 2).T,
         bond_features=np.stack([rng.integers(0, n, len(both)) for n in (5, 6, 2)], axis=1).astype(np.uint8),
+        orbital_energies=rng.normal(size=8).astype(np.float32),
+        orbital_shares=rng.random((atoms, 4)).astype(np.float32),
         targets={"gap": 1.0 + atoms},
     )
 
@@ -70,6 +72,9 @@ def test_collate_equals_a_plain_loop(chosen: list[int]) -> None:
         assert not batch.positions[i, n:].any() and not batch.atomic_numbers[i, n:].any()
         assert batch.atomic_numbers[i, :n].tolist() == record.atomic_numbers.tolist()
         assert batch.atom_features[i, :n].tolist() == record.atom_features.tolist()
+        assert batch.orbital_energies[i].tolist() == record.orbital_energies.tolist()
+        assert batch.orbital_shares[i, :n].tolist() == record.orbital_shares.tolist()
+        assert not batch.orbital_shares[i, n:].any()
         np.testing.assert_array_equal(batch.shortest_path[i, :n, :n].numpy(), plain_paths(record))
         bonds = np.zeros((largest, largest), int)
         for (a, b), (kind, stereo, conjugated) in zip(record.bond_index.T, record.bond_features, strict=True):
@@ -87,6 +92,7 @@ def test_collate_without_features_and_with_missing_targets() -> None:
     plain = Record("p", np.zeros((1, 2, 3), np.float32), np.zeros(1, np.uint8), np.array([1, 1], np.uint8))
     batch = collate([Sample(plain, 0, plain.positions[0])])
     assert batch.atom_features is None and batch.shortest_path is None and batch.targets == {}
+    assert batch.orbital_energies is None and batch.orbital_shares is None
     both = collate(
         [Sample(RECORDS[1], 0, RECORDS[1].positions[0]), Sample(plain, 1, plain.positions[0])], features=False
     )

@@ -35,6 +35,8 @@ def record(i: int, *, full: bool = True) -> Record:
         result.atom_features = rng.integers(0, 2, (atoms, 9)).astype(np.uint8)
         result.bond_index = rng.integers(0, atoms, (2, bonds)).astype(np.int16)
         result.bond_features = rng.integers(0, 2, (bonds, 3)).astype(np.uint8)
+        result.orbital_energies = rng.normal(size=8).astype(np.float32)
+        result.orbital_shares = rng.random((atoms, 4)).astype(np.float32)
         result.fixed = rng.integers(0, 2, atoms).astype(bool)
         result.cell = rng.normal(size=(3, 3)).astype(np.float32)
         result.pbc = np.array([True, False, True])
@@ -127,6 +129,8 @@ def test_files_follow_the_contract(tmp_path: Path) -> None:
         "atom_features": "list<element: uint8>",
         "bond_index": "list<element: int16>",
         "bond_features": "list<element: uint8>",
+        "orbital_energies": "list<element: float>",
+        "orbital_shares": "list<element: float>",
         "gap": "double",
         "mu": "double",
     }

@@ -321,6 +321,12 @@ def unlabelled_valid() -> dict[str, list[Any]]:
         (toy_splits(6, 3), {"data": {"batch_atoms": 4}}, DataError, "more atoms than a batch may hold"),
         (without("atom_features"), {}, ConfigError, "reads the 2D graph"),
         (
+            without("orbital_energies"),
+            {"model": {"orbitals": True}},
+            ConfigError,
+            "reads frontier orbitals, .* has none",
+        ),
+        (
             without("target_positions"),
             {"task": {"input_geometry": "reference"}},
             ConfigError,
