@@ -20,7 +20,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -199,10 +199,12 @@ def write(
     conformers: int,
     workers: int,
     row_builder: Callable[[RawMolecule, ChemistryOptions], Record | MoleculeError] = build,
+    units: Mapping[str, str] | None = None,
 ) -> None:
+    """Makes one dataset; targets are in eV where `units` does not say otherwise."""
     chemistry = ChemistryOptions(num_conformers=conformers)
     options = PrepareOptions(workers=workers, seed=SEED)
-    targets = dict.fromkeys(rows[0].targets, "ev")
+    targets = {target: (units or {}).get(target, "ev") for target in rows[0].targets}
     description = DatasetDescription(
         dataset=name,
         targets=targets,

@@ -26,15 +26,17 @@ SIZE = (
     *('task.levels={gap: "B3LYP/6-31G*"}', "data.batch_size=64", "data.batch_atoms=2048", "data.valid_conformers=2"),
     *("optim.learning_rate=1.5e-3", "train.precision=bf16-mixed", "train.ema_decay=0.995"),
 )
+NO_GEOMETRY = (
+    *("task.position_weight=[0,0]", "task.distance_weight=[0,0]"),
+    *("task.reference_probability=0", "task.mixture_probability=0"),
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as it is": (),
+    "frontier orbitals": ("model.orbitals=true",),
     "no 2D graph": ("model.atom_features=false", "model.bond_encoding=false", "model.path_encoding=false"),
     "mean instead of attention pooling": ("model.pooling=mean",),
     "no average of the weights": ("train.ema_decay=0",),
-    "no geometry targets": (
-        *("task.position_weight=[0,0]", "task.distance_weight=[0,0]"),
-        *("task.reference_probability=0", "task.mixture_probability=0"),
-    ),
+    "no geometry targets": NO_GEOMETRY,
     "twice the dropout, weight decay": ("model.hidden_dropout=0.2", "optim.weight_decay=0.02"),
 }
 CONFORMERS = (1, 4)
@@ -71,27 +73,36 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
     return out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
 
 
-def measured(arguments: argparse.Namespace, name: str, changes: tuple[str, ...], seed: int) -> list[float]:
+def measured(
+    arguments: argparse.Namespace, name: str, changes: tuple[str, ...], seed: int, init: Path | None = None
+) -> list[float]:
     """Test errors by number of conformers, eV; read from the file of an earlier run if there is one.
 
-    The run's folder keeps the model and its predictions.
+    The run's folder keeps the model and its predictions. `init`: a model whose weights are the start.
     """
     folder = folder_of(arguments.out, name, seed)
     result = folder / "test.json"
     if result.exists():
         return json.loads(result.read_text())
-    budget = (f"train.max_steps={arguments.steps}", f"train.validate_every={arguments.steps}", f"train.seed={seed}")
-    config = load_config("gap-small", [*SIZE, f"data.dataset={arguments.data}", *budget, *changes])
-    run, models = folder / "run", folder / "models"
-    trained = api.train(config, out=run, models=models, name="variant", resume=(run / "manifest.json").exists())
+    model = trained(folder, (f"data.dataset={arguments.data}", *changes), arguments.steps, seed, init)
     errors = []
     for count in CONFORMERS:
         out = folder / f"conformers-{count}"
-        found = api.evaluate(arguments.test, model=str(trained.path), splits=["test"], conformers=count, out=out)
+        found = api.evaluate(arguments.test, model=str(model), splits=["test"], conformers=count, out=out)
         errors.append(found["splits"]["test"]["gap_mae_ev"])
     write_atomic(result, json.dumps(errors))
     print(f"{name}, seed {seed}: {errors}", flush=True)
     return errors
+
+
+def trained(folder: Path, changes: Sequence[str], steps: int, seed: int, init: Path | None = None) -> Path:
+    """A small network trained in a folder, or continued there; returns the folder of the model."""
+    budget = (f"train.max_steps={steps}", f"train.validate_every={steps}", f"train.seed={seed}")
+    config = load_config("gap-small", [*SIZE, *budget, *changes])
+    run = folder / "run"
+    resume = (run / "manifest.json").exists()
+    start = None if resume or init is None else str(init)
+    return api.train(config, out=run, models=folder / "models", name="variant", resume=resume, init=start).path
 
 
 if __name__ == "__main__":
