@@ -140,13 +140,8 @@ def solve(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.nd
         energies, coefficients = eigh(hamiltonian(levels, overlap), overlap, check_finite=False)
     except LinAlgError:
         return None
-    first = np.flatnonzero(np.diff(orbital_atoms(numbers), prepend=-1))
+    first = np.cumsum([0, *np.where(numbers[:-1] > 1, 4, 1)])
     return energies, np.add.reduceat(coefficients * (overlap @ coefficients), first, axis=0)
-
-
-def orbital_atoms(numbers: np.ndarray) -> np.ndarray:
-    """Which atom every orbital belongs to. (O,)"""
-    return np.repeat(np.arange(len(numbers)), [1 if ELEMENTS[int(number)][3] is None else 4 for number in numbers])
 
 
 def orbital_levels(numbers: np.ndarray) -> np.ndarray:
