@@ -88,7 +88,7 @@ class Record:
         bond_features: (M, 3) uint8, see `BOND_FEATURE_SIZES`.
         orbital_energies: (8,) float32, eV, and
         orbital_shares: (N, 4) float32: frontier orbitals by extended Hückel theory of the first conformer, see
-            `chem.orbitals.FrontierOrbitals`; NaN where that gives none.
+            `chem.orbitals.FrontierOrbitals`, of the N atoms kept; NaN where that gives none.
         targets: label by name, NaN where unlabelled.
     """
 

@@ -65,6 +65,7 @@ def _inputs(inputs: Inputs) -> str:
         f"Geometry: {_GEOMETRY[inputs.geometry]}",
         f"Hydrogens: {'atoms of their own' if inputs.hydrogens else 'not atoms of their own'}",
         f"2D graph (atom and bond features): {_yes(inputs.features)}",
+        f"Frontier orbitals (extended Hückel): {_yes(inputs.orbitals)}",
         f"Periodic cell: {_yes(inputs.periodic)}",
     ]
     if inputs.max_atoms is not None:

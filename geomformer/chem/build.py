@@ -36,7 +36,8 @@ class ChemistryOptions:
         hydrogens: keep all hydrogens; otherwise only those that a SMILES must write.
         geometry: "generate" conformers, or take the 3D coordinates of the mol block: "input", or "dft" to say that they
             are optimised ones.
-        features: compute 2D atom and bond features, and frontier orbitals.
+        features: compute 2D atom and bond features.
+        orbitals: with them, frontier orbitals.
         max_atoms: the most kept atoms a molecule may have.
         max_embed_attempts: embedding attempts per conformer on each rung of the ladder.
         max_optimiser_steps: force-field iterations per conformer.
@@ -50,6 +51,7 @@ class ChemistryOptions:
     hydrogens: bool = False
     geometry: Literal["generate", "input", "dft"] = "generate"
     features: bool = True
+    orbitals: bool = True
     max_atoms: int = 256
     max_embed_attempts: int = 30
     max_optimiser_steps: int = 200
@@ -111,10 +113,11 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
         targets=dict(raw.targets),
     )
     if options.features:
-        orbitals = _orbitals(kept, conformers)
-        record.orbital_energies, record.orbital_shares = orbitals.energies, orbitals.shares
         record.atom_features = atoms
         record.bond_index, record.bond_features = bond_features(kept)
+    if options.features and options.orbitals:
+        orbitals = _orbitals(kept, conformers)
+        record.orbital_energies, record.orbital_shares = orbitals.energies, orbitals.shares
     return record
 
 

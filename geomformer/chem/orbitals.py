@@ -5,8 +5,8 @@ Minimal basis of valence s and p orbitals of Slater type, H_ij = K'_ij S_ij (H_i
 K' = K + D^2 + D^4 (1 - K), D = (H_ii - H_jj) / (H_ii + H_jj), K = 1.75.
 
 Sources: Hoffmann, J. Chem. Phys. 39, 1397 (1963); Ammeter et al., J. Am. Chem. Soc. 100, 3686 (1978) for K';
-parameters of the main-group elements: Alvarez, Tables of parameters for extended Hückel calculations (1989), as
-distributed with YAeHMOP.
+parameters of most main-group elements and zinc: Alvarez, Tables of parameters for extended Hückel calculations (1989),
+as distributed with YAeHMOP.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import CubicSpline
-from scipy.linalg import LinAlgError, eigh
-from scipy.spatial.distance import pdist
 
 from geomformer.records import NUM_ORBITALS, NUM_SHARES
 
@@ -65,9 +62,9 @@ TEMPERATURES = (0.2, 1.0)
 SAME_LEVEL = 1e-3
 """eV within which orbitals count as degenerate."""
 
-_GRID = np.arange(0.3, 9.0, 0.02)
-"""Distances at which overlaps are tabulated, Angstrom: from collapsed to vanishing (below 1e-6 for the elements of
-organic molecules)."""
+_GRID = np.arange(0.3, 15.0, 0.025)
+"""Distances at which overlaps are tabulated, Angstrom: from collapsed to vanishing (below 1e-8 but for alkali and
+alkaline earth metals)."""
 _LAGUERRE, _LEGENDRE = np.polynomial.laguerre.laggauss(8), np.polynomial.legendre.leggauss(24)
 
 
@@ -80,8 +77,8 @@ class FrontierOrbitals:
             those that the molecule does not have. (2 NUM_ORBITALS,) float32
         shares: how much of the highest occupied, then of the lowest unoccupied orbitals lies on each atom, at each of
             the `TEMPERATURES`: Mulliken populations, weighted by exp(-|E - E_frontier| / T); each column sums to 1 over
-            the atoms. Whole levels only, so that it does not matter how degenerate orbitals are mixed. (N, NUM_SHARES)
-            float32
+            all atoms, hydrogens included. Whole levels only, so that it does not matter how degenerate orbitals are
+            mixed. (N, NUM_SHARES) float32
     """
 
     energies: np.ndarray
@@ -98,8 +95,9 @@ def unknown_orbitals(num_atoms: int) -> FrontierOrbitals:
 def frontier_orbitals(numbers: np.ndarray, positions: np.ndarray, charge: int = 0) -> FrontierOrbitals:
     """Solves H c = E S c for the orbitals around the gap.
 
-    All is NaN where an element has no parameters (noble gases, transition metals), where two atoms lie on top of each
-    other, and where no orbital is occupied or none is free.
+    All is NaN where an element has no parameters (noble gases, most transition metals, the heaviest elements), where
+    two atoms lie on top of each other, and where no orbital is occupied or none is free. A half-filled orbital counts
+    as free.
 
     Args:
         numbers: atomic numbers, hydrogens included. (N,)
@@ -132,7 +130,9 @@ def solve(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.nd
     """Energies of all orbitals, ascending (O,), eV, and the Mulliken population of every atom in each (N, O); None
     where atoms are so close that the orbitals are not independent.
     """
-    if len(numbers) > 1 and pdist(positions).min() < _GRID[0]:
+    from scipy.linalg import LinAlgError, eigh  # late: workers that make no orbitals start without scipy
+
+    if np.linalg.norm(positions[:, None] - positions + 1e3 * np.eye(len(numbers))[..., None], axis=-1).min() < _GRID[0]:
         return None
     levels = orbital_levels(numbers)
     overlap = overlap_matrix(numbers, positions)
@@ -197,10 +197,15 @@ def _integrals(numbers: np.ndarray, d_NN: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _overlaps(first: int, second: int) -> CubicSpline:
+def _overlaps(first: int, second: int) -> Any:
     """Overlaps of the orbitals of two elements by distance in Angstrom: (s, s), (s, p along), (p along, s),
     (p along, p along), (p across, p across), where "along" points from the first atom to the second. 0 without p.
     """
+    from scipy.interpolate import CubicSpline
+
+    if first > second:  # seen from the other atom "along" points the other way
+        mirrored = _overlaps(second, first)
+        return CubicSpline(_GRID, mirrored(_GRID)[:, [0, 2, 1, 3, 4]] * [1, -1, -1, 1, 1])
     _, n_a, s_a, p_a = ELEMENTS[first]
     _, n_b, s_b, p_b = ELEMENTS[second]
     table = np.zeros((len(_GRID), 5))

@@ -30,7 +30,9 @@ class NetworkConfig(Section):
 
     @property
     def reads_graph(self) -> bool:
-        """Whether the network reads what is made from the 2D graph: atom features, bonds, paths, frontier orbitals."""
+        """Whether the network reads what stands beside the geometry of a molecule: its 2D graph (atom features, bonds,
+        paths) or its frontier orbitals.
+        """
         return self.atom_features or self.orbitals
 
     @property

@@ -54,15 +54,15 @@ def check_records(manifest: Manifest, dataset: PreparedDataset, split: PreparedS
             f"{manifest.reference} reads charged particles and their velocities, {dataset.path} has none.",
             "Make a dataset with `geomformer preprocess nbody`, and name it with --data.",
         )
+    if manifest.inputs.orbitals and first.orbital_energies is None:
+        raise ArtifactError(
+            f"{manifest.reference} reads frontier orbitals, {dataset.path} has none.",
+            "Prepare the dataset again, with 2D features and --overwrite.",
+        )
     if manifest.inputs.features and first.atom_features is None:
         raise ArtifactError(
             f"{manifest.reference} reads the 2D graph, {dataset.path} has none.",
             "Prepare the dataset with 2D features.",
-        )
-    if manifest.inputs.orbitals and first.orbital_energies is None:
-        raise ArtifactError(
-            f"{manifest.reference} reads frontier orbitals, {dataset.path} has none.",
-            "Prepare the dataset again, with 2D features.",
         )
     if manifest.inputs.geometry == "reference" and not has_reference(first):
         raise ArtifactError(

@@ -296,5 +296,6 @@ def chemistry_for(manifest: Manifest, conformers: int, geometry: str) -> Chemist
         hydrogens=manifest.inputs.hydrogens,
         geometry="input" if geometry == "input" else "generate",
         features=manifest.inputs.features,
+        orbitals=manifest.inputs.orbitals,
         max_atoms=manifest.inputs.max_atoms or defaults.max_atoms,
     )

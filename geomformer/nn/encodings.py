@@ -22,7 +22,7 @@ class AtomEmbedding(nn.Module):
     Args:
         dim: D.
         sizes: number of values of each categorical input.
-        num_numbers: number of real-valued inputs (charge, speed).
+        num_numbers: number of real-valued inputs (charge, speed, orbitals).
     """
 
     def __init__(self, dim: int, sizes: Sequence[int], num_numbers: int = 0) -> None:

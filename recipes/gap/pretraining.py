@@ -4,8 +4,9 @@
         --molecules 20000 --pre-steps 1200 --steps 800 --seeds 2 --out runs/gap-pretraining
 
 Small networks (`variants.py`). Each learns from the same molecules of QM9's train split, none of them in the test rows,
-and then, with a fresh head, from the rows at the level of PCQM4Mv2; without geometry targets there. RAW is as for
-`build_data.py`. An interrupted series is continued by the same command.
+and then from the rows at the level of PCQM4Mv2, without geometry targets. The last map of the head starts afresh after
+five properties and is kept after one, as `train --init` does. RAW is as for `build_data.py`. An interrupted series is
+continued by the same command.
 """
 
 from __future__ import annotations

@@ -222,6 +222,11 @@ def test_frontier_orbitals_of_a_given_geometry_know_its_hydrogens(hydrogens: boo
     np.testing.assert_allclose(placed.orbital_energies, expected.energies, atol=1.0)  # other places of the hydrogens
 
 
+def test_frontier_orbitals_can_be_left_out() -> None:
+    record = build_record(raw("CCO"), ChemistryOptions(num_conformers=1, orbitals=False))
+    assert record.orbital_energies is None and record.orbital_shares is None and record.atom_features is not None
+
+
 def test_a_flat_drawing_has_no_frontier_orbitals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformers, "embed", lambda *arguments: 0)
     record = build_record(raw("OCC(N)=O"), TWO)

@@ -166,6 +166,13 @@ def test_populations_are_those_of_all_electrons() -> None:
     assert np.isclose(np.abs(populations[2] - 1.0), 0.0, atol=1e-9).sum() == 4
 
 
+def test_overlaps_fade_without_a_step() -> None:
+    """Of the most diffuse atoms too: moved past the end of the table they change next to nothing."""
+    sodium = np.array([11, 11])
+    found = [frontier_orbitals(sodium, np.array([[0.0, 0, 0], [d, 0, 0]])).energies for d in (14.96, 14.99)]
+    np.testing.assert_allclose(found[0], found[1], atol=2e-3)
+
+
 @pytest.mark.parametrize("number", sorted(ELEMENTS))
 def test_every_element_has_a_sound_basis(number: int) -> None:
     numbers = np.array([number, 6, 1])

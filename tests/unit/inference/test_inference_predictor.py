@@ -175,6 +175,7 @@ def test_a_model_of_frontier_orbitals_finds_them_in_any_input(load: Callable[...
     values = [row["pred_gap_ev"] for row in rows]
     assert [row["status"] for row in rows[:3]] == ["ok"] * 3 and len(set(values[:3])) == 1
     assert rows[3]["status"] == "unsupported_element" and rows[4]["status"] == "ok"
+    assert predictor.chemistry.orbitals and not load("toy").chemistry.orbitals  # nobody waits for what is not read
     record = build_record(texts[0], predictor.chemistry)
     unknown = replace(record, orbital_energies=np.full(8, np.nan, np.float32))
     [known, other] = predict_records(predictor.model, predictor.task, enumerate([record, unknown]), predictor.settings)
