@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from geomformer.chem.conformers import usable
 from geomformer.records import NUM_ORBITALS, NUM_SHARES
 
 BOHR = 0.529177210903
@@ -132,7 +133,7 @@ def solve(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.nd
     """
     from scipy.linalg import LinAlgError, eigh  # late: workers that make no orbitals start without scipy
 
-    if np.linalg.norm(positions[:, None] - positions + 1e3 * np.eye(len(numbers))[..., None], axis=-1).min() < _GRID[0]:
+    if not usable(positions, float(_GRID[0])):
         return None
     levels = orbital_levels(numbers)
     overlap = overlap_matrix(numbers, positions)
