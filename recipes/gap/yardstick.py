@@ -5,9 +5,10 @@
     python recipes/gap/yardstick.py compare runs/chemprop/rows.csv runs/chemprop/model/model_0/test_predictions.csv \
         evaluations/gap-alone-1/test_gap.csv
 
-`table` writes the SMILES, labels and splits that chemprop reads. `compare` prints the errors of both and the paired
-bootstrap interval of their difference, for every evaluation named (what `geomformer evaluate --out` writes), and for
-the mean of their predictions if there are several.
+`table` writes the SMILES, labels and splits that chemprop reads, and with `--orbitals FILE.npz` the energies of
+frontier orbitals as descriptors of each molecule, scaled as our networks read them. `compare` prints the errors of both
+and the paired bootstrap interval of their difference, for every evaluation named (what `geomformer evaluate --out`
+writes), and for the mean of their predictions if there are several.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from geomformer.evaluation.metrics import bootstrap_interval, paired_bootstrap_interval
+from geomformer.models.network import ORBITAL_LIMIT, ORBITAL_MEANS, ORBITAL_SCALES
 from geomformer.prepared.dataset import PreparedDataset
 
 TARGET = "gap"
@@ -26,8 +28,9 @@ SPLITS = {"train": "train", "valid": "val", "test": "test"}
 """Our names of splits, and chemprop's."""
 
 
-def write_table(data: Path, test: Path, out: Path) -> None:
+def write_table(data: Path, test: Path, out: Path, orbitals: Path | None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
+    energies: list[np.ndarray] = []
     with out.open("w", newline="", encoding="utf8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "smiles", TARGET, "split"])
@@ -35,6 +38,10 @@ def write_table(data: Path, test: Path, out: Path) -> None:
             rows = PreparedDataset(folder).split(split)
             for record in (rows[row] for row in range(len(rows))):
                 writer.writerow([record.id, record.smiles, record.targets[TARGET], SPLITS[split]])
+                energies.append(record.orbital_energies)
+    if orbitals:
+        scaled = (np.array(energies) - ORBITAL_MEANS) / ORBITAL_SCALES
+        np.savez(orbitals, np.nan_to_num(scaled.clip(-ORBITAL_LIMIT, ORBITAL_LIMIT)).astype(np.float32))
 
 
 def read_column(path: Path, key: str, value: str) -> dict[str, float]:
@@ -77,13 +84,14 @@ def main() -> None:
     table.add_argument("--data", type=Path, required=True, help="prepared dataset with train and valid splits")
     table.add_argument("--test", type=Path, required=True, help="prepared dataset with a test split")
     table.add_argument("--out", type=Path, required=True)
+    table.add_argument("--orbitals", type=Path, help="file for the energies of frontier orbitals")
     comparison = verbs.add_parser("compare")
     comparison.add_argument("table", type=Path)
     comparison.add_argument("chemprop", type=Path, help="its test_predictions.csv")
     comparison.add_argument("evaluations", type=Path, nargs="+")
     arguments = parser.parse_args()
     if arguments.verb == "table":
-        write_table(arguments.data, arguments.test, arguments.out)
+        write_table(arguments.data, arguments.test, arguments.out, arguments.orbitals)
     else:
         compare(arguments.table, arguments.chemprop, arguments.evaluations)
 

@@ -52,12 +52,11 @@ def read(path: Path | None, count: int) -> list[str]:
     return [canonicalise(read_smiles(text)).smiles for text in found]
 
 
-def rounds(smiles: list[str], conformers: int, workers: int, repeats: int) -> list[tuple[float, float]]:
+def rounds(smiles: list[str], options: ChemistryOptions, workers: int, repeats: int) -> list[tuple[float, float]]:
     """Seconds of the bare loop and of the library, one pair per round; starting the processes is not timed."""
-    options = ChemistryOptions(num_conformers=conformers)
     raws = [RawMolecule(index, str(index), text) for index, text in enumerate(smiles)]
     warm = [raws[0]] * 2 * workers
-    simple = partial(bare, conformers=conformers, attempts=options.max_embed_attempts)
+    simple = partial(bare, conformers=options.num_conformers, attempts=options.max_embed_attempts)
     times = []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for _ in range(repeats):
@@ -84,9 +83,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--csv", type=Path, help="a CSV with a smiles column instead of the built-in molecules")
+    parser.add_argument("--no-orbitals", action="store_true", help="leave out frontier orbitals")
     arguments = parser.parse_args()
     smiles = read(arguments.csv, arguments.molecules)
-    times = rounds(smiles, arguments.conformers, arguments.workers, arguments.repeats)
+    options = ChemistryOptions(num_conformers=arguments.conformers, orbitals=not arguments.no_orbitals)
+    times = rounds(smiles, options, arguments.workers, arguments.repeats)
     ratios = [bare_seconds / ours for bare_seconds, ours in times]
     for bare_seconds, ours in times:
         print(f"bare {len(smiles) / bare_seconds:7.1f} molecules/s   library {len(smiles) / ours:7.1f} molecules/s")
