@@ -12,6 +12,7 @@ as distributed with YAeHMOP.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -157,8 +158,8 @@ def orbital_levels(numbers: np.ndarray) -> np.ndarray:
 def hamiltonian(levels_O: np.ndarray, overlap_OO: np.ndarray) -> np.ndarray:
     """H_ij = K'_ij S_ij (H_ii + H_jj) / 2, and H_ii on the diagonal. (O, O), eV"""
     total = levels_O[:, None] + levels_O
-    ratio = (levels_O[:, None] - levels_O) / total
-    factor = WOLFSBERG_HELMHOLZ + ratio**2 + ratio**4 * (1 - WOLFSBERG_HELMHOLZ)
+    square = ((levels_O[:, None] - levels_O) / total) ** 2
+    factor = WOLFSBERG_HELMHOLZ + square * (1 + square * (1 - WOLFSBERG_HELMHOLZ))
     result = 0.5 * factor * overlap_OO * total
     np.fill_diagonal(result, levels_O)
     return result
@@ -189,11 +190,12 @@ def _integrals(numbers: np.ndarray, d_NN: np.ndarray) -> np.ndarray:
     """The five overlaps of every pair of atoms. (N, N, 5)"""
     result = np.zeros((*d_NN.shape, 5))
     atoms = {int(number): np.flatnonzero(numbers == number) for number in np.unique(numbers)}
-    for first, rows in atoms.items():
-        for second, columns in atoms.items():
-            pairs = np.ix_(rows, columns)
-            d = d_NN[pairs]
-            result[pairs] = _overlaps(first, second)(np.clip(d, _GRID[0], _GRID[-1])) * (d < _GRID[-1])[..., None]
+    for (first, rows), (second, columns) in itertools.combinations_with_replacement(atoms.items(), 2):
+        d = d_NN[np.ix_(rows, columns)]
+        found = _overlaps(first, second)(np.clip(d, _GRID[0], _GRID[-1])) * (d < _GRID[-1])[..., None]
+        result[np.ix_(rows, columns)] = found
+        if first != second:  # seen from the other atom "along" points the other way
+            result[np.ix_(columns, rows)] = found.swapaxes(0, 1)[..., [0, 2, 1, 3, 4]] * [1, -1, -1, 1, 1]
     return result
 
 
@@ -204,9 +206,6 @@ def _overlaps(first: int, second: int) -> Any:
     """
     from scipy.interpolate import CubicSpline
 
-    if first > second:  # seen from the other atom "along" points the other way
-        mirrored = _overlaps(second, first)
-        return CubicSpline(_GRID, mirrored(_GRID)[:, [0, 2, 1, 3, 4]] * [1, -1, -1, 1, 1])
     _, n_a, s_a, p_a = ELEMENTS[first]
     _, n_b, s_b, p_b = ELEMENTS[second]
     table = np.zeros((len(_GRID), 5))
