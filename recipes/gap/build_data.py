@@ -1,4 +1,4 @@
-"""Builds the data of the gap models: a training mixture for each of the shipped one's three stages, the rows at the
+"""Builds the data of the gap models: three growing mixtures for the four stages of the shipped one, the rows at the
 level of PCQM4Mv2 alone and with the second level of PubChemQC, and two test sets.
 
     python recipes/gap/build_data.py RAW --out data/prepared --workers 2
