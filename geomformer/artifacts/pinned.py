@@ -9,7 +9,7 @@ from geomformer.errors import ArtifactError
 from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
-    "gap-geomformer@3": "de31d919f19784db92bed46cea216538b5a6f2a8b959af256f4bea90ce805c3e",
+    "gap-geomformer@4": "85cf177b891abbebf4e8838155b629600c5e4c2875fd86af1386f9672949deb1",
 }
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 
