@@ -228,6 +228,9 @@ def start_from(model: nn.Module, artifact: Artifact) -> None:
             f"Use its `model` section: {artifact.path / 'config.yaml'}.",
         )
     model.load_state_dict(fitting, strict=False)
+    if idle := ", ".join(name for name in given if name not in own):
+        section = artifact.path / "config.yaml"
+        log.warning("%s: this model has no place for %s; see `model` in %s", artifact.reference, idle, section)
     if len(fitting) < len(own):
         missing = ", ".join(name for name in own if name not in fitting)
         log.warning("%s has no weights for %s: they start fresh", artifact.reference, missing)

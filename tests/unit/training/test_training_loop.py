@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -253,13 +254,15 @@ def test_init_takes_what_fits_and_refuses_what_hardly_does(
     data = write_dataset(tmp_path / "two", two_target_splits(), units={"gap": "ev", "gap_dft": "ev"})
     config = toy_config(task={"targets": ["gap", "gap_dft"]}, train={"max_steps": 1})
     assert fit(config, data=data, out="tuned", init=first.reference).reference == "toy@2"
-    assert "scalar_head" in caplog.text and "blocks" not in caplog.text
+    assert "scalar_head" in caplog.text and "blocks" not in caplog.text and "no place" not in caplog.text
     other = toy_config(model={"embed_dim": 24, "num_heads": 3, "ffn_dim": 8, "num_kernels": 5})
     with pytest.raises(ArtifactError, match=r"Only \d+% of this model's weights exist in toy@2"):
         fit(other, out="other", init="toy")
     with pytest.raises(ArtifactError, match="there is no model 'nothing'"):
         fit(out="none", init="nothing")
     assert not (tmp_path / "none").exists()
+    fit(toy_config(model={"equ_ffn": False}, train={"max_steps": 1}), out="less", init="toy@1")
+    assert re.search(r"toy@1: this model has no place for \S*equ_ffn.*toy.1.config.yaml", caplog.text)
 
 
 def test_a_run_stopped_before_its_first_checkpoint_still_starts_from_init(fit: Train, tmp_path: Path) -> None:
