@@ -65,7 +65,9 @@ def model(
     Only geomformer has a floor; other architectures are timed alone.
     """
     from geomformer.benchmark import benchmark_model
+    from geomformer.devices import keep_freed_memory
 
+    keep_freed_memory()  # as `geomformer train` does
     with console.waiting(f"Measuring {', '.join(preset or ['small and paper sizes'])}"):
         lines = benchmark_model(
             preset or (),

@@ -91,8 +91,10 @@ def train(
     Ctrl-C saves the state; --resume continues as if nothing had happened.
     """
     from geomformer import api
+    from geomformer.devices import keep_freed_memory
     from geomformer.errors import Interrupted
 
+    keep_freed_memory()
     changes = [] if architecture is None else [f"model.architecture={architecture}"]
     changes += set_ or []
     settings = _settings(task, preset, config, changes, data, seed, out if resume else None, sample)

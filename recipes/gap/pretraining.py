@@ -4,7 +4,8 @@
         --molecules 20000 --pre-steps 1200 --steps 800 --seeds 2 --out runs/gap-pretraining
 
 Small networks (`variants.py`). Each learns from the same molecules of QM9's train split, none of them in the test rows,
-and then from the rows at the level of PCQM4Mv2, without geometry targets. The last map of the head starts afresh after
+and then from the rows at the level of PCQM4Mv2, without geometry targets; beside them stands a network that takes the
+steps of both stages on those rows alone. The last map of the head starts afresh after
 five properties and is kept after one, as `train --init` does. RAW is as for `build_data.py`. An interrupted series is
 continued by the same command.
 """
@@ -26,6 +27,7 @@ COLUMNS = {"gap_qm9": "gap_ev", "homo": "homo_ev", "lumo": "lumo_ev", "mu": "mu_
 """Properties of QM9 whose deviations are of the size of an electronvolt, so that their errors can be summed."""
 UNITS = {"mu": "debye"}
 NUM_VALID = 300
+LONGER = "none, as many steps"
 ONE, ALL = ("gap_qm9",), tuple(COLUMNS)
 PRETRAINING: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gap": (ONE, NO_GEOMETRY),
@@ -73,9 +75,11 @@ def main() -> None:
         sources = Sources(arguments.raw)
         rows = molecules(sources, arguments.molecules)
         write(rows, data.parent, data.name, [sources.qm9], 1, arguments.workers, units=UNITS)
-    errors: dict[str, list[list[float]]] = {"none": [], **{name: [] for name in PRETRAINING}}
+    errors: dict[str, list[list[float]]] = {"none": [], LONGER: [], **{name: [] for name in PRETRAINING}}
+    longer = argparse.Namespace(**{**vars(arguments), "steps": arguments.pre_steps + arguments.steps})
     for seed in range(1, arguments.seeds + 1):
         errors["none"].append(measured(arguments, "none", NO_GEOMETRY, seed))
+        errors[LONGER].append(measured(longer, LONGER, NO_GEOMETRY, seed))
         for name, (targets, changes) in PRETRAINING.items():
             levels = ", ".join(f'{target}: "B3LYP/6-31G(2df,p)"' for target in targets)
             task = (f"task.targets=[{','.join(targets)}]", f"task.levels={{{levels}}}")
