@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from geomformer.artifacts.locate import check_name
-from geomformer.artifacts.store import Artifact, load_artifact
 from geomformer.config.run import RunConfig
 from geomformer.devices import resolve_device
-from geomformer.errors import ArtifactError, ConfigError, DataError
+from geomformer.errors import ConfigError, DataError
 from geomformer.files import check_writable
 from geomformer.models import build_model
 from geomformer.prepared.dataset import PreparedDataset
@@ -30,8 +28,7 @@ from geomformer.training.inputs import target_statistics, usable_split
 from geomformer.training.loop import Report, Trainer
 from geomformer.training.run_folder import RunFolder
 from geomformer.training.saving import save
-
-log = logging.getLogger(__name__)
+from geomformer.training.start import first_weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def train(
         models: store that the model is saved to.
         name: name of the model.
         resume: continue the run in `out`.
-        init: model whose weights are the start (those that fit by name and shape).
+        init: model whose weights are the start (those that fit by name and shape; of the last map, by target).
         device: "auto", "cpu", "cuda"; `devices` and `num_nodes` of them.
         report: receives progress and metrics.
 
@@ -97,7 +94,7 @@ def train(
     folder.path = Path(fabric.broadcast(str(folder.path)))
     fabric.seed_everything(config.train.seed, verbose=False)
     model = build_model(config.model)
-    start = first_weights(model, init, folder, models, resume)
+    start = first_weights(model, init, config, scaling, units, folder, models, resume)
     trainer = Trainer(config, task, model, train_split, valid_split, units, folder, fabric, report)
     if fabric.is_global_zero:
         prepare_folder(folder, config, dataset, start, resume)
@@ -192,48 +189,6 @@ def prepare_folder(
             f"The configuration differs from {folder.path / 'config.yaml'}, with which the run was started.",
             f"Resume with the same options, or with --config {folder.path / 'config.yaml'}.",
         )
-
-
-def first_weights(model: nn.Module, init: str | None, folder: RunFolder, models: Path, resume: bool) -> str | None:
-    """Starts from a trained model where one is named; a resumed run from the one it was begun with.
-
-    Returns:
-        the folder of that model.
-
-    Raises:
-        ArtifactError: it cannot be loaded, or does not fit.
-    """
-    if resume:
-        init = folder.facts().get("init")
-    if init is None:
-        return None
-    artifact = load_artifact(init, models)
-    start_from(model, artifact)
-    return str(artifact.path.resolve())
-
-
-def start_from(model: nn.Module, artifact: Artifact) -> None:
-    """Copies the weights that fit by name and shape.
-
-    Raises:
-        ArtifactError: they are less than half of the model.
-    """
-    own = model.state_dict()
-    given = artifact.model().state_dict()
-    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
-    share = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in own.values())
-    if share < 0.5:
-        raise ArtifactError(
-            f"Only {share:.0%} of this model's weights exist in {artifact.reference} with the same shape.",
-            f"Use its `model` section: {artifact.path / 'config.yaml'}.",
-        )
-    model.load_state_dict(fitting, strict=False)
-    if idle := ", ".join(name for name in given if name not in own):
-        section = artifact.path / "config.yaml"
-        log.warning("%s: this model has no place for %s; see `model` in %s", artifact.reference, idle, section)
-    if len(fitting) < len(own):
-        missing = ", ".join(name for name in own if name not in fitting)
-        log.warning("%s has no weights for %s: they start fresh", artifact.reference, missing)
 
 
 def start_line(trainer: Trainer, dataset: PreparedDataset, model: nn.Module, folder: RunFolder) -> dict[str, Any]:

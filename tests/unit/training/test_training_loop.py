@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable
@@ -29,24 +28,10 @@ from geomformer.tasks import build_task
 from geomformer.tasks.base import Scaling
 from geomformer.training.batches import EpochBatches
 from geomformer.training.loop import Trainer
-from geomformer.training.run import TrainResult, train
+from geomformer.training.run import TrainResult
 from geomformer.training.run_folder import RunFolder, load_checkpoint
 
 Train = Callable[..., TrainResult]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    return write_dataset(tmp_path_factory.mktemp("data") / "toy", toy_splits())
-
-
-@pytest.fixture
-def fit(dataset: PreparedDataset, tmp_path: Path) -> Train:
-    def run(config: RunConfig | None = None, out: str = "run", data: PreparedDataset = dataset, **options: Any) -> Any:
-        settings = {"models": tmp_path / "models", "name": "toy", "device": "cpu", **options}
-        return train(config or toy_config(), data, out=tmp_path / out, **settings)
-
-    return run
 
 
 def lines(result: TrainResult | Path) -> list[dict[str, Any]]:
@@ -235,51 +220,6 @@ def test_resuming_something_else_is_refused(fit: Train, tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "other", toy_splits(train=20))
     with pytest.raises(DataError, match="not the one"):
         fit(toy_config(train={"max_steps": 2}), data=other, resume=True)
-
-
-def test_init_starts_from_the_weights_of_a_model(fit: Train) -> None:
-    slow = {"learning_rate": 1e-12}
-    first = fit(toy_config(train={"max_steps": 60, "validate_every": 30}))
-    config = toy_config(train={"max_steps": 1, "seed": 5}, optim=slow)
-    fresh, tuned = fit(config, out="fresh"), fit(config, out="tuned", init=first.reference)
-    assert tuned.metrics["gap_mae_ev"] == pytest.approx(first.metrics["gap_mae_ev"], rel=1e-4)
-    assert tuned.metrics["gap_mae_ev"] < 0.8 * fresh.metrics["gap_mae_ev"]
-    assert f"weights from {first.path}" in (tuned.run / "log.txt").read_text()
-
-
-def test_init_takes_what_fits_and_refuses_what_hardly_does(
-    fit: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = fit(toy_config(train={"max_steps": 2}))
-    data = write_dataset(tmp_path / "two", two_target_splits(), units={"gap": "ev", "gap_dft": "ev"})
-    config = toy_config(task={"targets": ["gap", "gap_dft"]}, train={"max_steps": 1})
-    assert fit(config, data=data, out="tuned", init=first.reference).reference == "toy@2"
-    assert "scalar_head" in caplog.text and "blocks" not in caplog.text and "no place" not in caplog.text
-    other = toy_config(model={"embed_dim": 24, "num_heads": 3, "ffn_dim": 8, "num_kernels": 5})
-    with pytest.raises(ArtifactError, match=r"Only \d+% of this model's weights exist in toy@2"):
-        fit(other, out="other", init="toy")
-    with pytest.raises(ArtifactError, match="there is no model 'nothing'"):
-        fit(out="none", init="nothing")
-    assert not (tmp_path / "none").exists()
-    fit(toy_config(model={"equ_ffn": False}, train={"max_steps": 1}), out="less", init="toy@1")
-    assert re.search(r"toy@1: this model has no place for \S*equ_ffn.*toy.1.config.yaml", caplog.text)
-
-
-def test_a_run_stopped_before_its_first_checkpoint_still_starts_from_init(fit: Train, tmp_path: Path) -> None:
-    first = fit(toy_config(train={"max_steps": 10}))
-    config = toy_config(train={"max_steps": 4, "checkpoint_every": 50, "validate_every": 50})
-
-    def fail(line: dict[str, Any]) -> None:
-        if line.get("step") == 2:
-            raise KeyError("a crash")
-
-    with pytest.raises(KeyError):
-        fit(config, out="broken", init=first.reference, report=fail)
-    assert not list((tmp_path / "broken" / "checkpoints").iterdir())
-    fit(toy_config(train={"max_steps": 2}), out="newer")  # another version of the same name
-    resumed, whole = fit(config, out="broken", resume=True), fit(config, out="whole", init=first.reference)
-    assert (resumed.run / "metrics.jsonl").read_bytes() == (whole.run / "metrics.jsonl").read_bytes()
-    assert weights(resumed) == weights(whole)
 
 
 def test_two_targets_with_missing_labels_train_and_are_saved(fit: Train, tmp_path: Path) -> None:
