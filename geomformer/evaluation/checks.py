@@ -57,12 +57,12 @@ def check_records(manifest: Manifest, dataset: PreparedDataset, split: PreparedS
     if manifest.inputs.orbitals and first.orbital_energies is None:
         raise ArtifactError(
             f"{manifest.reference} reads frontier orbitals, {dataset.path} has none.",
-            "Prepare the dataset again, with 2D features and --overwrite.",
+            "Prepare the dataset again with --overwrite; only molecules have orbitals.",
         )
     if manifest.inputs.features and first.atom_features is None:
         raise ArtifactError(
             f"{manifest.reference} reads the 2D graph, {dataset.path} has none.",
-            "Prepare the dataset with 2D features.",
+            "Name a prepared dataset of molecules.",
         )
     if manifest.inputs.geometry == "reference" and not has_reference(first):
         raise ArtifactError(

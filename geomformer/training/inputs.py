@@ -56,12 +56,12 @@ def check_fields(dataset: PreparedDataset, config: RunConfig, first: Record) -> 
     if config.model.orbitals and first.orbital_energies is None:
         raise ConfigError(
             f"The model reads frontier orbitals, {dataset.path} has none.",
-            "Prepare molecules again, with 2D features and --overwrite, or set model.orbitals=false.",
+            "Prepare it again with --overwrite (only molecules have orbitals), or set model.orbitals=false.",
         )
     if config.model.reads_graph and first.atom_features is None:
         raise ConfigError(
             f"The model reads the 2D graph, {dataset.path} has none.",
-            "Prepare it with 2D features, or set model.atom_features, bond_encoding and path_encoding to false.",
+            "Name a dataset of molecules, or set model.atom_features, bond_encoding and path_encoding to false.",
         )
     if config.task.input_geometry == "reference" and not has_reference(first):
         raise ConfigError(

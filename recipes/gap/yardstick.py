@@ -39,6 +39,8 @@ def write_table(data: Path, test: Path, out: Path, orbitals: Path | None) -> Non
             for record in (rows[row] for row in range(len(rows))):
                 writer.writerow([record.id, record.smiles, record.targets[TARGET], SPLITS[split]])
                 energies.append(record.orbital_energies)
+    if orbitals and any(energy is None for energy in energies):
+        raise SystemExit(f"{data} or {test} holds no frontier orbitals: prepare them again with build_data.py")
     if orbitals:
         scaled = (np.array(energies) - ORBITAL_MEANS) / ORBITAL_SCALES
         np.savez(orbitals, np.nan_to_num(scaled.clip(-ORBITAL_LIMIT, ORBITAL_LIMIT)).astype(np.float32))

@@ -204,8 +204,17 @@ def test_frontier_orbitals_are_those_of_the_whole_molecule_in_its_first_conforme
     np.testing.assert_allclose(kept.orbital_energies, expected.energies, atol=2e-3)
     np.testing.assert_allclose(kept.orbital_shares, expected.shares[: kept.num_atoms], atol=2e-4)
     assert full.orbital_shares.shape == (full.num_atoms, 4)
-    charged = build_record(raw("OCC(=O)[O-]"), TWO)
-    assert np.isfinite(charged.orbital_energies).all() and charged.orbital_energies.dtype == np.float32
+    assert full.orbital_energies.dtype == np.float32
+
+
+def test_frontier_orbitals_know_the_charge_and_are_of_the_first_conformer() -> None:
+    """Charges and conformers move levels by far more than rounding does."""
+    record = build_record(raw("OCCCC(=O)[O-]"), ChemistryOptions(num_conformers=4, hydrogens=True))
+    expected = [frontier_orbitals(record.atomic_numbers, positions, -1).energies for positions in record.positions]
+    np.testing.assert_allclose(record.orbital_energies, expected[0], atol=5e-3)
+    assert min(np.abs(record.orbital_energies - other).max() for other in expected[1:]) > 0.02
+    uncharged = frontier_orbitals(record.atomic_numbers, record.positions[0]).energies
+    assert np.abs(record.orbital_energies - uncharged).max() > 0.02
 
 
 @pytest.mark.parametrize("hydrogens", [False, True])

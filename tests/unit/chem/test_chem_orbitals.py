@@ -128,6 +128,13 @@ def test_equal_atoms_have_equal_shares() -> None:
     assert np.ptp(shares[:6], axis=0).max() < 2e-4 and np.allclose(shares[:6, 0], 1 / 6, atol=0.01)
 
 
+def test_values_are_rounded() -> None:
+    """So that the number of threads of the eigenvalue problem is not seen."""
+    found = orbitals("CC(=O)Nc1ccc(O)cc1")
+    assert np.array_equal(found.energies, found.energies.round(3))
+    assert np.array_equal(found.shares, found.shares.round(4))
+
+
 def test_what_has_no_orbitals_is_unknown() -> None:
     two = np.array([[0.0, 0.0, 0.0], [1.6, 0.0, 0.0]])
     for numbers, positions, charge in (

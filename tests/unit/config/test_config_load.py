@@ -57,6 +57,11 @@ def test_wrong_overrides_are_named_with_what_is_near(override: str, message: str
     assert wrong.value.exit_code == 2
 
 
+def test_orbitals_of_conformers_do_not_go_with_reference_geometries() -> None:
+    with pytest.raises(ConfigError, match=r"model\.orbitals: true needs task\.input_geometry: conformer"):
+        load_config("gap-small", ["model.orbitals=true", "task.input_geometry=reference"])
+
+
 def test_files_extend_presets(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("extends: gap-small\nmodel: {num_layers: 2}\ntrain:\n  # nothing yet\n")
