@@ -11,6 +11,7 @@ from rdkit import Chem
 from geomformer.chem.alignment import best_permutation
 from geomformer.chem.conformers import Conformers, generate, source_number
 from geomformer.chem.features import atom_features, bond_features
+from geomformer.chem.mirror import REFLECTION, places_of, representative
 from geomformer.chem.molecules import (
     MAX_COORDINATE,
     CanonicalMolecule,
@@ -86,7 +87,7 @@ def build(raw: RawMolecule, options: ChemistryOptions) -> Record | MoleculeError
 def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
     """Turns one input row into a record whose atoms stand in the order of its canonical SMILES.
 
-    The same molecule gives the same conformers, however it is written.
+    The same molecule gives the same conformers, however it is written, and its mirror image gives their reflections.
 
     Raises:
         MoleculeError: with status unparsable, no_geometry, too_large or failed.
@@ -100,8 +101,17 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
     _check_canonical_size(canonical, options)
     full = with_hydrogens(canonical)
     kept = full if options.hydrogens else canonical.mol
-    conformers = _conformers(source, canonical, full, kept, options)
-    atoms = atom_features(kept)
+    image = representative(canonical)
+    image_full = with_hydrogens(image)
+    places = places_of(full, image_full, image.order)
+    image_kept = image_full if options.hydrogens else image.mol
+    atoms = atom_features(image_kept)[places[: kept.GetNumAtoms()]]
+    if options.geometry == "generate":
+        limits = (options.max_embed_attempts, options.max_optimiser_steps)
+        conformers = generate(image_full, image_kept, image.smiles, options.num_conformers, *limits)
+        conformers = _as_in(canonical, image, conformers, places)
+    else:
+        conformers = _given(source, canonical, kept, options)
     positions, target = _ordered(raw, canonical, kept, atoms, conformers.positions[:, : len(atoms)], options)
     record = Record(
         id=raw.id,
@@ -142,12 +152,18 @@ def _check_size(size: int, options: ChemistryOptions, kind: str) -> None:
         raise MoleculeError("too_large", f"The molecule has {size} {kind}; the limit is {options.max_atoms}.")
 
 
-def _conformers(
-    source: Chem.Mol, canonical: CanonicalMolecule, full: Chem.Mol, kept: Chem.Mol, options: ChemistryOptions
+def _as_in(
+    canonical: CanonicalMolecule, image: CanonicalMolecule, conformers: Conformers, places: np.ndarray
 ) -> Conformers:
-    if options.geometry == "generate":
-        limits = (options.max_embed_attempts, options.max_optimiser_steps)
-        return generate(full, kept, canonical.smiles, options.num_conformers, *limits)
+    """Conformers of the molecule from those of what stands for it: atoms in its order, reflected where it is the other
+    of two mirror images.
+    """
+    positions = conformers.positions[:, places[: conformers.positions.shape[1]]]
+    reflected = image.smiles != canonical.smiles
+    return Conformers(positions * REFLECTION if reflected else positions, conformers.source)
+
+
+def _given(source: Chem.Mol, canonical: CanonicalMolecule, kept: Chem.Mol, options: ChemistryOptions) -> Conformers:
     positions = _given_positions(source, canonical, kept)
     label = "dft" if options.geometry == "dft" else "given"
     return Conformers(positions[None], np.array([source_number(label)], dtype=np.uint8))

@@ -20,9 +20,9 @@ LIMITS = (
     "Charged molecules and salts, metals, radicals and molecules of more than about 25 heavy atoms are rare or absent "
     "in the training data; elements seen in fewer than 20 training molecules are refused. The model sees heavy atoms, "
     "the 2D graph with its stereo labels, and frontier orbitals by extended Hückel theory: tautomers and protonation "
-    "states are taken as written, and mirror images, whose gaps are equal, get gaps that differ by some hundredths of "
-    "an eV. The spread over conformers says how much the answer depends on the geometry, not how wrong it is; orbitals "
-    "are those of the first conformer, so that it misses what they would add."
+    "states are taken as written, and mirror images get the same gap. The spread over conformers says how much the "
+    "answer depends on the geometry, not how wrong it is; orbitals are those of the first conformer, so that it misses "
+    "what they would add."
 )
 
 
