@@ -28,7 +28,7 @@ def load_config(source: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Builds a configuration.
 
     Args:
-        source: name of a preset, or path of a YAML file (which may say `extends: PRESET`).
+        source: name of a preset, or path of a YAML file (which may say `extends: PRESET`, or another file beside it).
         overrides: `section.key=value`, values in YAML syntax; later ones win. `model.architecture=NAME` puts another
             network in place of that of the source before the others are set, see `choose_architecture`.
 
@@ -107,8 +107,10 @@ def read_source(source: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any
         )
     values = read_mapping(path, "sections (task, model, data, optim, train)")
     values = {key: {} if value is None and key in section_names() else value for key, value in values.items()}
-    base = values.pop("extends", None)
-    merged = read_source(str(base), (*extended_by, source)) if base else {}
+    base = str(values.pop("extends", None) or "")
+    if base not in preset_names() and (path.parent / base).is_file():
+        base = str(path.parent / base)
+    merged = read_source(base, (*extended_by, source)) if base else {}
     change(merged, values)
     if path.parent == PRESETS:
         merged["preset"] = source

@@ -3,7 +3,8 @@
     python recipes/gap/learning_curve.py --data data/prepared/gap-mixture --test data/prepared/gap-pcqm4mv2-valid \
         --minutes 20 --out runs/learning-curve --plot docs/learning_curve.png
 
-All runs take the same number of optimiser steps, so that they differ in data or in width and in nothing else, and each
+The networks read frontier orbitals and have no geometry targets, as the last stage of the shipped model. All runs take
+the same number of optimiser steps, so that they differ in data or in width and in nothing else, and each
 is tested with its best weights on the valid split: with fixed epochs the small sets would stop before they have
 learnt, without a choice of weights they would be tested after they have overfitted. Whatever the largest sets would
 still gain from more steps is left out, so what the fit says of more data is too little rather than too much.
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from learning_curve_plot import Finished, plot, read_table
+from variants import NO_GEOMETRY
 
 from geomformer import api
 from geomformer.config.load import load_config
@@ -73,6 +75,7 @@ class FirstRows(PreparedDataset):
 def configuration(layers: int, width: int, seed: int, steps: int, conformers: int) -> RunConfig:
     changes = {
         "task.targets": f"[{TARGET}]",
+        "model.orbitals": "true",
         "model.num_layers": layers,
         "model.embed_dim": width,
         "model.ffn_dim": width,
@@ -85,7 +88,7 @@ def configuration(layers: int, width: int, seed: int, steps: int, conformers: in
         "train.log_every": WARM_STEPS,
         "train.seed": seed,
     }
-    return load_config("gap-small", [f"{key}={value}" for key, value in changes.items()])
+    return load_config("gap-small", [*(f"{key}={value}" for key, value in changes.items()), *NO_GEOMETRY])
 
 
 class Series:

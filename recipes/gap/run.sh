@@ -7,5 +7,7 @@ python "$here/build_data.py" "$1" --out data/prepared --workers 2 --only gap-mix
 geomformer train --task gap --config "$here/first.yaml" --out runs/gap-first --name gap-first
 geomformer train --task gap --config "$here/second.yaml" --init gap-first --out runs/gap-second --name gap-second
 geomformer train --task gap --config "$here/third.yaml" --init gap-second --out runs/gap-third --name gap-third
-geomformer train --task gap --config "$here/fourth.yaml" --init gap-third --out runs/gap-fourth --name gap-geomformer
+geomformer train --task gap --config "$here/fourth.yaml" --init gap-third --out runs/gap-fourth --name gap-fourth
+geomformer train --task gap --config "$here/fifth.yaml" --init gap-fourth --out runs/gap-fifth --name gap-fifth
+python "$here/average.py" gap-fourth gap-fifth --name gap-geomformer
 python "$here/bundle.py" gap-geomformer

@@ -57,6 +57,15 @@ def test_wrong_overrides_are_named_with_what_is_near(override: str, message: str
     assert wrong.value.exit_code == 2
 
 
+def test_a_file_extends_the_one_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "first.yaml").write_text("extends: gap-small\ntrain: {seed: 7}\n")
+    (tmp_path / "mine" / "second.yaml").write_text("extends: first.yaml\nmodel: {num_layers: 2}\n")
+    monkeypatch.chdir(tmp_path)
+    config = load_config("mine/second.yaml")
+    assert (config.train.seed, config.model.num_layers) == (7, 2)
+
+
 def test_orbitals_of_conformers_do_not_go_with_reference_geometries() -> None:
     with pytest.raises(ConfigError, match=r"model\.orbitals: true needs task\.input_geometry: conformer"):
         load_config("gap-small", ["model.orbitals=true", "task.input_geometry=reference"])
