@@ -9,7 +9,7 @@ from geomformer.errors import ArtifactError
 from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
-    "gap-geomformer@4": "85cf177b891abbebf4e8838155b629600c5e4c2875fd86af1386f9672949deb1",
+    "gap-geomformer@5": "7a05bef547f6aab46f6ed687ef1ac17448246a25622d797d08a4499c7ea47830",
 }
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 

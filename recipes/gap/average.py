@@ -1,10 +1,9 @@
-"""Averages the weights of gap models that were trained on from one of them ("model soup", Wortsman et al., ICML 2022),
-and saves the mean as a model.
+"""Averages the weights of gap models that were trained on from one of them, and saves the mean as a model.
 
     python recipes/gap/average.py gap-fourth gap-fifth --name gap-geomformer
 
 The models share configuration, targets and training data: weights that were trained apart from the start have no
-meaningful mean.
+meaningful mean ("model soups", Wortsman et al., ICML 2022).
 """
 
 from __future__ import annotations
@@ -34,13 +33,15 @@ def main() -> None:
     states = [artifact.model().state_dict() for artifact in artifacts]
     model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
     valid = api.open_dataset(last.config.data.dataset, arguments.data_root).split("valid")
+    facts = last.facts
+    facts["training"] = facts["training"] | {"weights": f"mean of {', '.join(a.reference for a in artifacts)}"}
     saved = save_artifact(
         store,
         arguments.name,
         model,
         last.config,
-        **last.facts,
-        metrics={"mean of the weights of": [artifact.reference for artifact in artifacts]},
+        **facts,
+        metrics={},
         selftest_batch=selftest_batch([valid[row] for row in range(3)]),
     )
     print(saved.reference)

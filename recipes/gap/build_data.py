@@ -1,5 +1,7 @@
-"""Builds the data of the gap models: three growing mixtures for the four stages of the shipped one, the rows at the
-level of PCQM4Mv2 alone and with the second level of PubChemQC, and two test sets.
+"""Builds the training and test data of the gap models.
+
+These are three growing mixtures for the stages of the shipped one, the rows at the level of PCQM4Mv2 alone and with the
+second level of PubChemQC, and two test sets.
 
     python recipes/gap/build_data.py RAW --out data/prepared --workers 2
 

@@ -21,10 +21,10 @@ learn $out/model
 learn $out/model-orbitals --descriptors-path $out/orbitals.npz --no-descriptor-scaling
 geomformer train --task gap --config "$here/alone.yaml" --out runs/gap-alone --name gap-alone --device cpu
 geomformer train --task gap --config "$here/alone-orbitals.yaml" --out runs/gap-orbitals --name gap-orbitals --device cpu
-for model in gap-alone@1 gap-orbitals@1 gap-geomformer@4; do
+for model in gap-alone@1 gap-orbitals@1 gap-geomformer@5; do
     geomformer evaluate --data $test --model $model --split test --conformers 4 --out evaluations/${model/@/-}
 done
 for name in model model-orbitals; do
     python "$here/yardstick.py" compare $out/rows.csv $out/$name/model_0/test_predictions.csv \
-        evaluations/gap-alone-1/test_gap.csv evaluations/gap-orbitals-1/test_gap.csv evaluations/gap-geomformer-4/test_gap.csv
+        evaluations/gap-alone-1/test_gap.csv evaluations/gap-orbitals-1/test_gap.csv evaluations/gap-geomformer-5/test_gap.csv
 done
