@@ -32,6 +32,9 @@ def keep_freed_memory() -> None:
     The tensors of one training step are those of the next: handed back, all their pages are asked for and zeroed anew,
     which on two CPU cores takes a tenth of the step of a small model. Only glibc can be told so; elsewhere this does
     nothing. It holds for the whole process, so a program decides it, not the library.
+
+    Older glibc refuses large thresholds. Set alone, the threshold of trimming would stop glibc from adapting the other
+    one, and every tensor would be handed back: so it comes second.
     """
     import ctypes
 
@@ -40,5 +43,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # TypeError: Windows
         return
-    for parameter in (trim_threshold, mmap_threshold):
-        mallopt(parameter, 2**31 - 1)
+    if any(mallopt(mmap_threshold, most) for most in (2**31 - 1, 32 * 2**20)):
+        mallopt(trim_threshold, 2**31 - 1)

@@ -124,7 +124,8 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
     )
     if options.features:
         record.atom_features = atoms
-        record.bond_index, record.bond_features = bond_features(kept)
+        record.bond_index, record.bond_features = bond_features(image_kept)
+        record.bond_index = np.argsort(places)[record.bond_index].astype(record.bond_index.dtype)
     if options.features and options.orbitals:
         orbitals = _orbitals(kept, conformers)
         record.orbital_energies, record.orbital_shares = orbitals.energies, orbitals.shares

@@ -17,7 +17,11 @@ REFLECTION = np.array([-1.0, 1.0, 1.0])
 
 
 def representative(canonical: CanonicalMolecule) -> CanonicalMolecule:
-    """The molecule itself, or its mirror image if that sorts first; `order`: its atoms' indices in `canonical`."""
+    """The molecule itself, or its mirror image if that sorts first; `order`: its atoms' indices in `canonical`.
+
+    RDKit writes some rings with stereo the other way round, atoms and all. Where the order then leads to atoms of the
+    other hand, as in one of 600 chiral molecules, each mirror image stands for itself.
+    """
     here = CanonicalMolecule(canonical.mol, canonical.smiles, np.arange(canonical.mol.GetNumAtoms()))
     if "@" not in canonical.smiles:
         return here
@@ -25,7 +29,17 @@ def representative(canonical: CanonicalMolecule) -> CanonicalMolecule:
     for atom in reflected.GetAtoms():
         atom.InvertChirality()
     image = canonicalise(reflected)
-    return image if image.smiles < canonical.smiles else here
+    return image if image.smiles < canonical.smiles and same_hand(reflected, image) else here
+
+
+def same_hand(reflected: Chem.Mol, image: CanonicalMolecule) -> bool:
+    """Whether every centre of the image has the hand of the atom that `order` names. Isotopes tell atoms apart."""
+    mine, theirs = Chem.Mol(reflected), Chem.Mol(image.mol)
+    for atom in theirs.GetAtoms():
+        atom.SetIsotope(1 + int(image.order[atom.GetIdx()]))
+    for atom in mine.GetAtoms():
+        atom.SetIsotope(1 + atom.GetIdx())
+    return bool(mine.HasSubstructMatch(theirs, useChirality=True))
 
 
 def places_of(full: Chem.Mol, image_full: Chem.Mol, order: np.ndarray) -> np.ndarray:

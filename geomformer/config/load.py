@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -109,7 +110,7 @@ def read_source(source: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any
     values = {key: {} if value is None and key in section_names() else value for key, value in values.items()}
     base = str(values.pop("extends", None) or "")
     if base not in preset_names() and (path.parent / base).is_file():
-        base = str(path.parent / base)
+        base = os.path.normpath(path.parent / base)
     merged = read_source(base, (*extended_by, source)) if base else {}
     change(merged, values)
     if path.parent == PRESETS:

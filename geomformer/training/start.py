@@ -71,7 +71,8 @@ def start_from(
     own = model.state_dict()
     given = artifact.model().state_dict()
     idle = [name for name in given if name not in own]
-    given |= last_map(own, given, artifact, config, scaling, units)
+    carried = last_map(own, given, artifact, config, scaling, units)
+    given = {name: value for name, value in given.items() if name not in LAST_MAP} | carried
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     share = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in own.values())
     if share < 0.5:
@@ -80,12 +81,13 @@ def start_from(
             f"Use its `model` section: {artifact.path / 'config.yaml'}.",
         )
     model.load_state_dict(fitting, strict=False)
-    missing = [name for name in own if name not in fitting]
+    missing = [name for name in own if name not in fitting and name not in LAST_MAP]
     if idle or missing:
         differences = [f"no place for {some(idle)}"] if idle else []
         differences += [f"{some(missing)} start fresh"] if missing else []
         theirs, ours = artifact.config.model.model_dump(), config.model.model_dump()
-        changed = [f"model.{key}={value}" for key, value in theirs.items() if key in ours and ours[key] != value]
+        changed = [f"model.{key}={value}" for key, value in theirs.items() if ours.get(key, value) != value]
+        changed = [setting for setting in changed if "drop" not in setting and "num_scalars" not in setting]
         origin = f" It was trained with {some(changed)}." if changed else ""
         log.warning("%s and this model differ: %s.%s", artifact.reference, "; ".join(differences), origin)
 
@@ -101,13 +103,16 @@ def last_map(
     """The last map of the scalar head, its rows put where the targets of this run have their name and unit.
 
     mean + scale * output stays what it was under this run's mean and scale; a sum over atoms takes no constant, so
-    that there only the scale is kept. Rows of other targets start fresh. Empty where no target is shared.
+    that there only the scale is kept. Rows of other targets start fresh, and all where atoms are pooled otherwise.
     """
-    if not all(name in own and name in given and own[name].shape[1:] == given[name].shape[1:] for name in LAST_MAP):
+    if LAST_MAP[0] not in own:
         return {}
     before = {target.name: target for target in artifact.manifest.targets}
     row_of = {name: row for row, name in enumerate(artifact.config.task.targets)}
     shared = [name for name in config.task.targets if name in row_of and before[name].unit == units[name]]
+    fits = all(name in given and own[name].shape[1:] == given[name].shape[1:] for name in LAST_MAP)
+    if not fits or artifact.config.model.pooling != config.model.pooling:
+        shared = []
     weight, bias = (own[name].clone() for name in LAST_MAP)
     for name in shared:
         new, old = config.task.targets.index(name), row_of[name]
@@ -115,9 +120,9 @@ def last_map(
         shift = 0.0 if config.model.pooling == "sum" else (before[name].mean - scaling[name].mean) / scaling[name].scale
         weight[new] = ratio * given[LAST_MAP[0]][old]
         bias[new] = ratio * given[LAST_MAP[1]][old] + shift
-    if shared and len(shared) < len(config.task.targets):
-        fresh = [name for name in config.task.targets if name not in shared]
-        log.warning("%s does not predict %s: the last map starts fresh there.", artifact.reference, some(fresh))
+    if fresh := [f"{name} ({units[name]})" for name in config.task.targets if name not in shared]:
+        pooling = f" with model.pooling={config.model.pooling}"
+        log.warning("%s does not predict %s%s: the last map starts fresh.", artifact.reference, some(fresh), pooling)
     return dict(zip(LAST_MAP, (weight, bias), strict=True)) if shared else {}
 
 

@@ -1,7 +1,7 @@
 """Error of the gap against training rows and against parameters: what more data, or a larger model, would buy.
 
-    python recipes/gap/learning_curve.py --data data/prepared/gap-mixture --test data/prepared/gap-pcqm4mv2-valid \
-        --minutes 20 --out runs/learning-curve --plot docs/learning_curve.png
+    python recipes/gap/learning_curve.py --data data/prepared/gap-alone --test data/prepared/gap-pcqm4mv2-valid \
+        --minutes 32 --out runs/learning-curve --plot docs/learning_curve.png
 
 The networks read frontier orbitals and have no geometry targets, as the last stage of the shipped model. All runs take
 the same number of optimiser steps, so that they differ in data or in width and in nothing else, and each

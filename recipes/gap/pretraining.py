@@ -1,13 +1,13 @@
 """What pre-training on QM9 is worth to a gap model, by what is predicted: the gap, more properties, the geometry.
 
     python recipes/gap/pretraining.py RAW --data data/prepared/gap-alone --test data/prepared/gap-pcqm4mv2-valid \
-        --molecules 20000 --pre-steps 1200 --steps 800 --seeds 2 --out runs/gap-pretraining
+        --molecules 20000 --pre-steps 1200 --steps 800 --seeds 3 --out runs/gap-pretraining
 
 Small networks (`variants.py`). Each learns from the same molecules of QM9's train split, none of them in the test rows,
 and then from the rows at the level of PCQM4Mv2, without geometry targets; beside them stands a network that takes the
-steps of both stages on those rows alone. The last map of the head starts afresh after
-five properties and is kept after one, as `train --init` does. RAW is as for `build_data.py`. An interrupted series is
-continued by the same command.
+steps of both stages on those rows alone. The last map of the head starts afresh, as `train --init` does for a target of
+another name; it was kept after one property when the table of docs/results.md was made. RAW is as for `build_data.py`. An
+interrupted series is continued by the same command.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ CHIRAL = (
     "O[C@H]1CO[C@@H](O)[C@H](O)[C@@H]1O",
     "C/C=C/[C@H](O)C",
     "[H][C@](C)(O)[2H]",
+    "C[C@H](O)/C(=C/F)[C@@H](C)O",
 )
 
 
@@ -53,11 +54,28 @@ def test_mirror_images_have_reflected_conformers_and_equal_inputs(smiles: str, h
     assert np.array_equal(one.orbital_energies, other.orbital_energies)
     assert one.atom_features is not None and other.atom_features is not None
     assert sorted(map(tuple, one.atom_features)) == sorted(map(tuple, other.atom_features))
+    assert one.bond_features is not None and other.bond_features is not None
+    assert sorted(map(tuple, one.bond_features)) == sorted(map(tuple, other.bond_features))
     for mine, theirs in zip(one.positions, other.positions, strict=True):
         np.testing.assert_allclose(np.sort(pdist(mine)), np.sort(pdist(theirs)), atol=1e-5)
 
 
-@pytest.mark.parametrize("smiles", CHIRAL[:2] + CHIRAL[3:6])
+def test_bonds_join_the_atoms_of_the_molecule() -> None:
+    for smiles in CHIRAL:
+        for text in (smiles, reflected(smiles)):
+            found = record(text)
+            mol = Chem.MolFromSmiles(found.smiles or "")
+            expected = {(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()}
+            assert found.bond_index is not None
+            pairs = set(map(tuple, found.bond_index.T.tolist()))
+            assert pairs == expected | {pair[::-1] for pair in expected}
+
+
+RINGS = ("C[C@H]1CC[C@@H](CC1)[C@H](F)Cl", "CCCC[C@]1(CC)CO[C@H](OC1)[C@H]1CC=CC[C@@H]1C")
+"""Rings whose stereo RDKit writes the other way round in the mirror image."""
+
+
+@pytest.mark.parametrize("smiles", CHIRAL[:2] + CHIRAL[3:6] + RINGS)
 def test_a_conformer_has_the_hand_of_its_molecule(smiles: str) -> None:
     for text in (smiles, reflected(smiles)):
         found = record(text)

@@ -64,6 +64,9 @@ def test_a_file_extends_the_one_beside_it(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     config = load_config("mine/second.yaml")
     assert (config.train.seed, config.model.num_layers) == (7, 2)
+    (tmp_path / "mine" / "round.yaml").write_text("extends: ../mine/round.yaml\n")
+    with pytest.raises(ConfigError, match="in a circle"):
+        load_config("mine/round.yaml")
 
 
 def test_orbitals_of_conformers_do_not_go_with_reference_geometries() -> None:

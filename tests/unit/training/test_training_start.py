@@ -48,7 +48,7 @@ def test_init_takes_what_fits_and_refuses_what_hardly_does(
     data = write_dataset(tmp_path / "two", two_target_splits(), units={"gap": "ev", "gap_dft": "ev"})
     config = toy_config(task={"targets": ["gap", "gap_dft"]}, train={"max_steps": 1})
     assert fit(config, data=data, out="tuned", init=first.reference).reference == "toy@2"
-    assert "toy@1 does not predict gap_dft: the last map starts fresh there." in caplog.text
+    assert "toy@1 does not predict gap_dft (ev) with model.pooling=attention: the last map starts fresh." in caplog.text
     assert "differ" not in caplog.text
     other = toy_config(model={"embed_dim": 24, "num_heads": 3, "ffn_dim": 8, "num_kernels": 5})
     with pytest.raises(ArtifactError, match=r"Only \d+% of this model's weights exist in toy@2"):
@@ -118,6 +118,19 @@ def test_a_target_in_another_unit_is_another_target(fit: Train, tmp_path: Path) 
         after = network.state_dict()["scalar_head.out.weight"]
         assert torch.equal(before[1], after[1])
         assert torch.equal(before[0], after[0]) is not kept
+
+
+@pytest.mark.parametrize("changes", [{"task": {"targets": ["homo"]}}, {"model": {"pooling": "sum"}}])
+def test_the_last_map_starts_fresh_for_another_target_or_pooling(
+    fit: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any]
+) -> None:
+    artifact = load_artifact(fit(toy_config(train={"max_steps": 3})).reference, tmp_path / "models")
+    config = toy_config(**changes)
+    network = build_model(config.model)
+    before = network.state_dict()["scalar_head.out.weight"].clone()
+    start_from(network, artifact, config, dict.fromkeys(config.task.targets, Scaling()), {"gap": "ev", "homo": "ev"})
+    assert torch.equal(before, network.state_dict()["scalar_head.out.weight"])
+    assert re.search(r"does not predict \w+ \(ev\) with model.pooling=\w+: the last map starts fresh", caplog.text)
 
 
 def interrupted(fit: Train, out: str, init: str | None) -> None:
