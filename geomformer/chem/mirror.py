@@ -6,6 +6,7 @@ from the one whose canonical SMILES sorts first; conformers of the other are ref
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 
 import numpy as np
@@ -17,11 +18,7 @@ REFLECTION = np.array([-1.0, 1.0, 1.0])
 
 
 def representative(canonical: CanonicalMolecule) -> CanonicalMolecule:
-    """The molecule itself, or its mirror image if that sorts first; `order`: its atoms' indices in `canonical`.
-
-    RDKit writes some rings with stereo the other way round, atoms and all. Where the order then leads to atoms of the
-    other hand, as in one of 600 chiral molecules, each mirror image stands for itself.
-    """
+    """The molecule itself, or its mirror image if that sorts first; `order`: its atoms' indices in `canonical`."""
     here = CanonicalMolecule(canonical.mol, canonical.smiles, np.arange(canonical.mol.GetNumAtoms()))
     if "@" not in canonical.smiles:
         return here
@@ -29,17 +26,21 @@ def representative(canonical: CanonicalMolecule) -> CanonicalMolecule:
     for atom in reflected.GetAtoms():
         atom.InvertChirality()
     image = canonicalise(reflected)
-    return image if image.smiles < canonical.smiles and same_hand(reflected, image) else here
+    if image.smiles >= canonical.smiles:
+        return here
+    # Not `image.order`: RDKit writes some rings with stereo the other way round, and centres would change their hands.
+    order = labelled(reflected).GetSubstructMatch(labelled(image.mol), useChirality=True)
+    return CanonicalMolecule(image.mol, image.smiles, np.array(order)) if order else here
 
 
-def same_hand(reflected: Chem.Mol, image: CanonicalMolecule) -> bool:
-    """Whether every centre of the image has the hand of the atom that `order` names. Isotopes tell atoms apart."""
-    mine, theirs = Chem.Mol(reflected), Chem.Mol(image.mol)
-    for atom in theirs.GetAtoms():
-        atom.SetIsotope(1 + int(image.order[atom.GetIdx()]))
-    for atom in mine.GetAtoms():
-        atom.SetIsotope(1 + atom.GetIdx())
-    return bool(mine.HasSubstructMatch(theirs, useChirality=True))
+def labelled(mol: Chem.Mol) -> Chem.Mol:
+    """A copy in which only atoms of the same kind match: a search by itself looks at neither hydrogens nor isotopes."""
+    mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms():
+        kind = (atom.GetIsotope(), atom.GetTotalNumHs(), atom.GetFormalCharge() + 8, atom.GetNumRadicalElectrons())
+        isotope = functools.reduce(lambda code, value: 16 * code + value, kind)
+        atom.SetIsotope(isotope + 1)
+    return mol
 
 
 def places_of(full: Chem.Mol, image_full: Chem.Mol, order: np.ndarray) -> np.ndarray:

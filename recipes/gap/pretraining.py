@@ -6,8 +6,7 @@
 Small networks (`variants.py`). Each learns from the same molecules of QM9's train split, none of them in the test rows,
 and then from the rows at the level of PCQM4Mv2, without geometry targets; beside them stands a network that takes the
 steps of both stages on those rows alone. The last map of the head starts afresh, as `train --init` does for a target of
-another name; it was kept after one property when the table of docs/results.md was made. RAW is as for `build_data.py`.
-An interrupted series is continued by the same command.
+another name. RAW is as for `build_data.py`. An interrupted series is continued by the same command.
 """
 
 from __future__ import annotations
