@@ -7,7 +7,7 @@ torch; `Batch` holds padded tensors. Lengths are Angstrom and energies eV unless
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,16 @@ NUM_ORBITALS = 4
 
 NUM_SHARES = 4
 """Shares of an atom in the frontier orbitals (`Record.orbital_shares`)."""
+
+OrbitalMethod = Literal["none", "huckel", "xtb"]
+
+ORBITAL_THEORIES: dict[OrbitalMethod, str] = {"huckel": "extended Hückel theory", "xtb": "GFN1-xTB"}
+"""What the methods for frontier orbitals are called."""
+
+
+def orbital_method(value: Any) -> Any:
+    """The method by its name; older files say only whether there are orbitals, and theirs are those of Hückel."""
+    return {True: "huckel", False: "none"}[value] if isinstance(value, bool) else value
 
 
 @dataclass
@@ -87,7 +97,7 @@ class Record:
         bond_index: (2, M) int16, each bond in both directions.
         bond_features: (M, 3) uint8, see `BOND_FEATURE_SIZES`.
         orbital_energies: (8,) float32, eV, and
-        orbital_shares: (N, 4) float32: frontier orbitals by extended Hückel theory of the first conformer, see
+        orbital_shares: (N, 4) float32: frontier orbitals of the first conformer, see
             `chem.orbitals.FrontierOrbitals`, of the N atoms kept; NaN where that gives none.
         targets: label by name, NaN where unlabelled.
     """

@@ -7,6 +7,7 @@ from typing import Any
 
 from geomformer.artifacts.manifest import MIN_MOLECULES_PER_ELEMENT, Inputs, Manifest, Target
 from geomformer.config.run import RunConfig
+from geomformer.records import ORBITAL_THEORIES
 
 _GEOMETRY = {
     "conformer": "conformers generated from the molecular graph",
@@ -65,7 +66,7 @@ def _inputs(inputs: Inputs) -> str:
         f"Geometry: {_GEOMETRY[inputs.geometry]}",
         f"Hydrogens: {'atoms of their own' if inputs.hydrogens else 'not atoms of their own'}",
         f"2D graph (atom and bond features): {_yes(inputs.features)}",
-        f"Frontier orbitals (extended Hückel): {_yes(inputs.orbitals)}",
+        f"Frontier orbitals: {ORBITAL_THEORIES.get(inputs.orbitals, 'no')}",
         f"Periodic cell: {_yes(inputs.periodic)}",
     ]
     if inputs.max_atoms is not None:

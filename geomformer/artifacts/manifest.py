@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from geomformer.config.network import Orbitals
 from geomformer.config.section import Section
 from geomformer.elements import ATOMIC_NUMBERS
 
@@ -38,7 +39,7 @@ class Inputs(Section):
         description="generated conformers, the reference geometry, or a structure as it is given"
     )
     features: bool = Field(description="reads the 2D graph")
-    orbitals: bool = Field(False, description="reads frontier orbitals of extended Hückel theory")
+    orbitals: Orbitals = Field("none", description="theory of the frontier orbitals it reads")
     periodic: bool = Field(description="reads a cell")
     max_atoms: int | None = Field(None, ge=1, description="largest system it takes; null for any")
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from rdkit import Chem
 
+from geomformer.chem import xtb
 from geomformer.chem.alignment import best_permutation
 from geomformer.chem.conformers import Conformers, generate, source_number
 from geomformer.chem.features import atom_features, bond_features
@@ -25,7 +26,7 @@ from geomformer.chem.orbitals import FrontierOrbitals, frontier_orbitals, unknow
 from geomformer.chem.reference import reference_matches
 from geomformer.chem.symmetry import automorphisms
 from geomformer.errors import ConfigError, MoleculeError
-from geomformer.records import RawMolecule, Record
+from geomformer.records import OrbitalMethod, RawMolecule, Record
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,22 @@ class ChemistryOptions:
         geometry: "generate" conformers, or take the 3D coordinates of the mol block: "input", or "dft" to say that they
             are optimised ones.
         features: compute 2D atom and bond features.
-        orbitals: with them, frontier orbitals.
+        orbitals: with them, frontier orbitals: "huckel", by extended Hückel theory, "xtb", by GFN1-xTB, or "none".
         max_atoms: the most kept atoms a molecule may have.
         max_embed_attempts: embedding attempts per conformer on each rung of the ladder.
         max_optimiser_steps: force-field iterations per conformer.
         max_symmetry_matches: symmetry-equivalent atom orders looked at per molecule.
 
     Raises:
-        ConfigError: a count is below 1, or `geometry` is none of these.
+        ConfigError: a count is below 1, `geometry` or `orbitals` is none of these, or the package for the orbitals
+            is not installed.
     """
 
     num_conformers: int = 8
     hydrogens: bool = False
     geometry: Literal["generate", "input", "dft"] = "generate"
     features: bool = True
-    orbitals: bool = True
+    orbitals: OrbitalMethod = "huckel"
     max_atoms: int = 256
     max_embed_attempts: int = 30
     max_optimiser_steps: int = 200
@@ -61,6 +63,10 @@ class ChemistryOptions:
     def __post_init__(self) -> None:
         if self.geometry not in ("generate", "input", "dft"):
             raise ConfigError(f"geometry is 'generate', 'input' or 'dft', found {self.geometry!r}.")
+        if self.orbitals not in ("none", "huckel", "xtb"):
+            raise ConfigError(f"orbitals are 'none', 'huckel' or 'xtb', found {self.orbitals!r}.")
+        if self.orbitals == "xtb":
+            xtb.check_installed()
         for name in (
             "num_conformers",
             "max_atoms",
@@ -126,8 +132,8 @@ def build_record(raw: RawMolecule, options: ChemistryOptions) -> Record:
         record.atom_features = atoms
         record.bond_index, record.bond_features = bond_features(image_kept)
         record.bond_index = np.argsort(places)[record.bond_index].astype(record.bond_index.dtype)
-    if options.features and options.orbitals:
-        orbitals = _orbitals(kept, conformers)
+    if options.features and options.orbitals != "none":
+        orbitals = _orbitals(kept, conformers, options.orbitals)
         record.orbital_energies, record.orbital_shares = orbitals.energies, orbitals.shares
     return record
 
@@ -190,14 +196,15 @@ def _given_positions(source: Chem.Mol, canonical: CanonicalMolecule, kept: Chem.
     return np.array(full.GetConformer().GetPositions())[chosen]
 
 
-def _orbitals(kept: Chem.Mol, conformers: Conformers) -> FrontierOrbitals:
+def _orbitals(kept: Chem.Mol, conformers: Conformers, method: OrbitalMethod) -> FrontierOrbitals:
     """Frontier orbitals of the first conformer, the shares those of the N kept atoms; unknown for a flat drawing."""
     numbers = np.array([atom.GetAtomicNum() for atom in kept.GetAtoms()])
     positions = conformers.positions[0]
     if conformers.source[0] == source_number("flat_2d"):
         return unknown_orbitals(len(numbers))
     hydrogens = np.ones(len(positions) - len(numbers), int)
-    orbitals = frontier_orbitals(np.concatenate([numbers, hydrogens]), positions, Chem.GetFormalCharge(kept))
+    every = np.concatenate([numbers, hydrogens])
+    orbitals = frontier_orbitals(every, positions, Chem.GetFormalCharge(kept), method)
     return FrontierOrbitals(orbitals.energies, orbitals.shares[: len(numbers)])
 
 

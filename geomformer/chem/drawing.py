@@ -71,7 +71,7 @@ def _flat_record(raw: RawMolecule, options: ChemistryOptions, drawn: bool) -> Re
     if options.features:
         record.atom_features = atoms
         record.bond_index, record.bond_features = bonds
-    if options.features and options.orbitals:
+    if options.features and options.orbitals != "none":
         orbitals = unknown_orbitals(len(atoms))
         record.orbital_energies, record.orbital_shares = orbitals.energies, orbitals.shares
     return record

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from geomformer.config.section import Section
+from geomformer.records import OrbitalMethod, orbital_method
+
+Orbitals = Annotated[OrbitalMethod, BeforeValidator(orbital_method)]
 
 
 class NetworkConfig(Section):
@@ -22,7 +25,9 @@ class NetworkConfig(Section):
     particles: bool = Field(False, description="inputs are charged particles instead of atoms")
     speed: bool = Field(False, description="embed |velocity| as an invariant input")
     atom_features: bool = Field(True, description="embed the nine 2D atom features")
-    orbitals: bool = Field(False, description="embed frontier orbitals of extended Hückel theory")
+    orbitals: Orbitals = Field(
+        "none", description="embed frontier orbitals of extended Hückel theory (huckel) or GFN1-xTB (xtb)"
+    )
     tags: bool = Field(False, description="embed the OC20 tag (subsurface, surface, adsorbate)")
     num_scalars: int = Field(1, ge=0, description="scalar targets per system")
     pooling: Literal["mean", "sum", "attention"] = Field("attention", description="from atoms to a scalar")
@@ -33,7 +38,7 @@ class NetworkConfig(Section):
         """Whether the network reads what stands beside the geometry of a molecule: its 2D graph (atom features, bonds,
         paths) or its frontier orbitals.
         """
-        return self.atom_features or self.orbitals
+        return self.atom_features or self.orbitals != "none"
 
     @property
     def pair_cutoff(self) -> float | None:

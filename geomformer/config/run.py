@@ -149,10 +149,10 @@ class RunConfig(Section):
                 f"task {self.task.name} needs model.passes: 1, found {passes}: its displacements are scaled "
                 "and some atoms are fixed, which passes after the first do not know"
             )
-        if self.model.orbitals and self.task.input_geometry == "reference":
+        if self.model.orbitals != "none" and self.task.input_geometry == "reference":
             raise ValueError(
-                "model.orbitals: true needs task.input_geometry: conformer, found 'reference': prepared orbitals are "
-                "those of a generated conformer"
+                f"model.orbitals: {self.model.orbitals} needs task.input_geometry: conformer, found 'reference': "
+                "prepared orbitals are those of a generated conformer"
             )
         if self.task.differentiates:
             self._check_differentiable()

@@ -82,7 +82,7 @@ def bytes_per_molecule(chemistry: ChemistryOptions, heavy_atoms: int = 15) -> fl
     """Estimates the bytes on disk of one molecule: compressed float32 coordinates, features and labels."""
     atoms = heavy_atoms * (2 if chemistry.hydrogens else 1)
     features = 3 * atoms if chemistry.features else 0
-    orbitals = 30 + 7 * atoms if chemistry.features and chemistry.orbitals else 0
+    orbitals = 30 + 7 * atoms if chemistry.features and chemistry.orbitals != "none" else 0
     return 150 + 11 * atoms * (chemistry.num_conformers + 1) + features + orbitals
 
 

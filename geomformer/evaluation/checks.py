@@ -54,10 +54,10 @@ def check_records(manifest: Manifest, dataset: PreparedDataset, split: PreparedS
             f"{manifest.reference} reads charged particles and their velocities, {dataset.path} has none.",
             "Make a dataset with `geomformer preprocess nbody`, and name it with --data.",
         )
-    if manifest.inputs.orbitals and first.orbital_energies is None:
+    if problem := dataset.orbitals_lacking(manifest.inputs.orbitals, first):
         raise ArtifactError(
-            f"{manifest.reference} reads frontier orbitals, {dataset.path} has none.",
-            "Prepare the dataset again with --overwrite; only molecules have orbitals.",
+            f"{manifest.reference} {problem}",
+            f"Prepare the dataset with --orbitals {manifest.inputs.orbitals}; only molecules have orbitals.",
         )
     if manifest.inputs.features and first.atom_features is None:
         raise ArtifactError(

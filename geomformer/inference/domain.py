@@ -78,6 +78,7 @@ class Domain:
         shares = self._unfamiliar(found)
         known = (found.sizes >= self.ranges[0, 0]) & (found.sizes <= self.ranges[0, 1])
         known &= (found.charges >= self.ranges[1, 0]) & (found.charges <= self.ranges[1, 1])
+        known &= ~np.array([without_orbitals(record) for record in records], dtype=bool)
         inside = known & (shares[:, 0] <= self.max_unfamiliar[0])
         errors: Iterable[float | None] = [None] * len(records)
         if len(self.weights):
@@ -114,6 +115,11 @@ class Domain:
             for radius, known in ((1, self.radius_1), (2, self.radius_2))
         ]
         return np.where(sizes > 0, np.stack(counts) / np.maximum(sizes, 1), 1.0).T
+
+
+def without_orbitals(record: Record) -> bool:
+    """Whether a model that reads frontier orbitals has to do without: hardly any molecule it learnt from had none."""
+    return record.orbital_energies is not None and bool(np.isnan(record.orbital_energies).all())
 
 
 def describe(records: Iterable[Record]) -> Domain:

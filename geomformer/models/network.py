@@ -12,15 +12,18 @@ from torch import Tensor, nn
 from geomformer.config.network import NetworkConfig
 from geomformer.nn.heads import ScalarHead, VectorHead
 from geomformer.nn.ops import lookup, safe_norm
-from geomformer.records import ATOM_FEATURE_SIZES, NUM_ORBITALS, NUM_SHARES, Batch
+from geomformer.records import ATOM_FEATURE_SIZES, NUM_ORBITALS, NUM_SHARES, Batch, OrbitalMethod
 
 V = TypeVar("V")
 
 NUM_ELEMENTS = 119
 NUM_TAGS = 3
-ORBITAL_MEANS = (-13.1, -12.8, -12.5, -12.1, -8.3, -6.8, -5.3, -3.5)
-ORBITAL_SCALES = (0.65, 0.55, 0.55, 0.65, 2.5, 3.3, 3.9, 4.4)
-"""Mean and standard deviation of the frontier orbital energies, eV, over 21,000 molecules of PubChemQC."""
+ORBITAL_STATISTICS: dict[OrbitalMethod, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "huckel": ((-13.1, -12.8, -12.5, -12.1, -8.3, -6.8, -5.3, -3.5), (0.65, 0.55, 0.55, 0.65, 2.5, 3.3, 3.9, 4.4)),
+    "xtb": ((-12.5, -12.2, -11.8, -11.3, -7.7, -6.8, -6.0, -5.2), (0.75, 0.75, 0.75, 0.8, 1.45, 1.55, 1.7, 1.65)),
+}
+"""Mean and standard deviation of the frontier orbital energies, eV, over 21,000 (Hückel) and 1,500 molecules of
+PubChemQC."""
 ORBITAL_LIMIT = 5.0
 """Standard deviations: beyond, free orbitals of small saturated molecules only say that they are high."""
 SHARE_SCALE = 5.0
@@ -168,7 +171,7 @@ def category_sizes(config: NetworkConfig) -> list[int]:
 
 def num_numbers(config: NetworkConfig) -> int:
     """Number of real-valued inputs that `atom_inputs` gathers."""
-    return int(config.particles) + int(config.speed) + config.orbitals * (2 * NUM_ORBITALS + NUM_SHARES)
+    return int(config.particles) + int(config.speed) + (config.orbitals != "none") * (2 * NUM_ORBITALS + NUM_SHARES)
 
 
 def atom_inputs(config: NetworkConfig, batch: Batch) -> AtomInputs:
@@ -188,8 +191,8 @@ def atom_inputs(config: NetworkConfig, batch: Batch) -> AtomInputs:
         categories.append(required(batch.tags, "tags")[..., None])
     if config.speed:
         numbers.append(safe_norm(required(batch.velocities, "velocities"))[..., None])
-    if config.orbitals:
-        numbers += frontier_numbers(batch)
+    if config.orbitals != "none":
+        numbers += frontier_numbers(batch, config.orbitals)
     return AtomInputs(
         types,
         torch.cat(categories, -1) if categories else None,
@@ -197,12 +200,13 @@ def atom_inputs(config: NetworkConfig, batch: Batch) -> AtomInputs:
     )
 
 
-def frontier_numbers(batch: Batch) -> list[Tensor]:
+def frontier_numbers(batch: Batch, method: OrbitalMethod) -> list[Tensor]:
     """Orbital energies of the molecule, at every atom, and the atom's shares; 0 where there are none.
     [(B, N, 8), (B, N, 4)]
     """
     energies_BK = required(batch.orbital_energies, "frontier orbitals")
-    scaled_BK = (energies_BK - energies_BK.new_tensor(ORBITAL_MEANS)) / energies_BK.new_tensor(ORBITAL_SCALES)
+    means_K, scales_K = map(energies_BK.new_tensor, ORBITAL_STATISTICS[method])
+    scaled_BK = (energies_BK - means_K) / scales_K
     scaled_BK = scaled_BK.clamp(-ORBITAL_LIMIT, ORBITAL_LIMIT)
     shares_BNS = SHARE_SCALE * required(batch.orbital_shares, "frontier orbitals")
     energies_BNK = scaled_BK[:, None].expand(-1, batch.mask.shape[1], -1)

@@ -13,6 +13,7 @@ from geomformer.prepared.manifest import read_manifest
 from geomformer.prepared.schemes import ALL, build_rows, choose_scheme
 from geomformer.prepared.split import PreparedSplit
 from geomformer.prepared.storage import BUILDING, MANIFEST
+from geomformer.records import ORBITAL_THEORIES, OrbitalMethod, Record, orbital_method
 
 BY_MOLECULE = ("md17", "rmd17")
 """Datasets of several prepared ones, a folder for each molecule."""
@@ -72,6 +73,20 @@ class PreparedDataset:
         """Rows per split, train and valid first."""
         names = sorted(self._splits, key=lambda name: (name != "train", name != "valid", name))
         return {name: int(self._splits[name]["rows"]) for name in names}
+
+    @property
+    def orbitals(self) -> OrbitalMethod:
+        """Theory of the frontier orbitals, of records that have them."""
+        chemistry = self.manifest.get("options", {}).get("chemistry", {})
+        method: OrbitalMethod = orbital_method(chemistry.get("orbitals", "huckel"))
+        return method
+
+    def orbitals_lacking(self, method: OrbitalMethod, first: Record) -> str | None:
+        """What a reader of orbitals of that method is told, or None where its first record shows that it has them."""
+        if method == "none" or (first.orbital_energies is not None and self.orbitals == method):
+            return None
+        has = "none" if first.orbital_energies is None else f"those of {ORBITAL_THEORIES[self.orbitals]}"
+        return f"reads frontier orbitals of {ORBITAL_THEORIES[method]}, {self.path} has {has}."
 
     def split(self, name: str) -> PreparedSplit:
         """Returns a split, after building its memory-mapped file on first use.

@@ -53,10 +53,11 @@ def usable_split(dataset: PreparedDataset, config: RunConfig, key: str) -> Prepa
 
 def check_fields(dataset: PreparedDataset, config: RunConfig, first: Record) -> None:
     """Refuses a dataset whose records lack what the model reads (ConfigError) or the task trains on (DataError)."""
-    if config.model.orbitals and first.orbital_energies is None:
+    if problem := dataset.orbitals_lacking(config.model.orbitals, first):
         raise ConfigError(
-            f"The model reads frontier orbitals, {dataset.path} has none.",
-            "Prepare it again with --overwrite (only molecules have orbitals), or set model.orbitals=false.",
+            f"The model {problem}",
+            f"Prepare it with --orbitals {config.model.orbitals} (only molecules have orbitals), or set "
+            "model.orbitals=none.",
         )
     if config.model.reads_graph and first.atom_features is None:
         raise ConfigError(

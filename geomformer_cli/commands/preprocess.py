@@ -143,6 +143,16 @@ Hydrogens = Annotated[
         rich_help_panel=CHEMISTRY,
     ),
 ]
+Orbitals = Annotated[
+    str | None,
+    typer.Option(
+        metavar="none|huckel|xtb",
+        help="Theory of the frontier orbitals: extended Hückel, or GFN1-xTB, which is better and slower and needs the "
+        "extra xtb.",
+        show_default="huckel",
+        rich_help_panel=CHEMISTRY,
+    ),
+]
 UseGeometry = Annotated[
     bool | None,
     typer.Option(
@@ -223,6 +233,7 @@ def preprocess(
     data_root: DataRoot = None,
     conformers: Conformers = None,
     hydrogens: Hydrogens = None,
+    orbitals: Orbitals = None,
     use_geometry: UseGeometry = None,
     level_of_theory: LevelOfTheory = None,
     out: Out = None,
@@ -242,7 +253,7 @@ def preprocess(
     from geomformer import api
     from geomformer.datasets.options import PrepareOptions
 
-    chemistry = {"num_conformers": conformers, "hydrogens": hydrogens}
+    chemistry = {"num_conformers": conformers, "hydrogens": hydrogens, "orbitals": orbitals}
     options = PrepareOptions(
         chemistry={name: value for name, value in chemistry.items() if value is not None},
         workers=cores() if workers is None and executor == "local" else workers,

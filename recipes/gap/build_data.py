@@ -1,11 +1,12 @@
 """Builds the training and test data of the gap models.
 
 These are three growing mixtures for the stages of the shipped one, the rows at the level of PCQM4Mv2 alone and with the
-second level of PubChemQC, and two test sets.
+second level of PubChemQC, and two test sets; and with orbitals of GFN1-xTB (`-xtb`, takes tblite) a mixture, the rows
+alone and the test sets.
 
     python recipes/gap/build_data.py RAW --out data/prepared --workers 2
 
-`--only NAME` (may be repeated) makes some of them: one without rows of QM9 takes 15 minutes, all over an hour.
+`--only NAME` (may be repeated) makes some of them: one without rows of QM9 takes 15 minutes, all over three hours.
 
 RAW holds `pubchem_gap/iqspr_pubchem_gap.csv`, `pubchem_gap/pubchemqc_b3lyp_pm6_sample.csv`,
 `pcqm4mv2/pcqm4mv2_rows.csv`, `pcqm4mv2/pcqm4mv2_train_first1800.sdf` and `qm9/qm9.parquet` (sources and licences:
@@ -38,7 +39,7 @@ from geomformer.errors import MoleculeError
 from geomformer.files import describe_file
 from geomformer.io.readers import read_molecules
 from geomformer.prepared.storage import DatasetDescription
-from geomformer.records import RawMolecule, Record
+from geomformer.records import OrbitalMethod, RawMolecule, Record
 
 SEED = 20240721
 NUM_VALID, NUM_VALID_PM6 = 600, 75
@@ -49,10 +50,13 @@ CONFORMERS, TEST_CONFORMERS = 2, 4
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """What stands beside the molecules at the level of PCQM4Mv2: how many of QM9 at most, and whether `gap_pm6`."""
+    """What stands beside the molecules at the level of PCQM4Mv2: how many of QM9 at most, and whether `gap_pm6`; the
+    theory of the frontier orbitals.
+    """
 
     num_qm9: int = 0
     pm6: bool = False
+    orbitals: OrbitalMethod = "huckel"
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -65,12 +69,18 @@ MIXTURES = {
     "gap-mixture-first": Mixture(num_qm9=30_000),
     "gap-mixture": Mixture(num_qm9=110_000),
     "gap-mixture-third": Mixture(num_qm9=110_000, pm6=True),
+    "gap-alone-xtb": Mixture(orbitals="xtb"),
+    "gap-mixture-xtb": Mixture(num_qm9=60_000, pm6=True, orbitals="xtb"),
 }
 SHIPPED = "gap-mixture-third"
-"""What the shipped model has seen: the other mixtures hold a part of it."""
+"""What the shipped models have seen: the other mixtures hold a part of it."""
 ALL_CONFORMERS = 30_000
 """Molecules of QM9 up to which every molecule of a mixture gets all conformers."""
-TESTS = (PCQM_TEST, QM9_TEST) = ("gap-pcqm4mv2-valid", "gap-qm9-test")
+PCQM_TEST, QM9_TEST = "gap-pcqm4mv2-valid", "gap-qm9-test"
+TESTS: dict[str, OrbitalMethod] = {
+    f"{test}{suffix}": method for test in (PCQM_TEST, QM9_TEST) for suffix, method in (("", "huckel"), ("-xtb", "xtb"))
+}
+"""Test sets, and the theory of their frontier orbitals."""
 
 
 def flat_key(smiles: str) -> int:
@@ -122,6 +132,11 @@ class Sources:
         )
 
 
+def gap_of(row: RawMolecule) -> dict[str, float]:
+    """The label of a row of PCQM4Mv2, by the name of our target."""
+    return {"gap": row.targets["homolumogap"]}
+
+
 def gap_molecules(sources: Sources) -> Iterator[RawMolecule]:
     """The molecules at the level of PCQM4Mv2, those of its train split with their DFT geometry."""
     for row in sources.pubchem:
@@ -129,9 +144,7 @@ def gap_molecules(sources: Sources) -> Iterator[RawMolecule]:
     blocks = list(read_molecules(sources.sdf))
     for row in sources.pcqm_train:
         block = blocks[int(row.id)].text
-        yield RawMolecule(
-            0, f"pcqm-{row.id}", row.text, targets={"gap": row.targets["homolumogap"]}, reference_block=block
-        )
+        yield RawMolecule(0, f"pcqm-{row.id}", row.text, targets=gap_of(row), reference_block=block)
 
 
 def pm6_molecules(sources: Sources) -> list[RawMolecule]:
@@ -199,12 +212,13 @@ def write(
     name: str,
     files: list[Path],
     conformers: int,
+    orbitals: OrbitalMethod,
     workers: int,
     row_builder: Callable[[RawMolecule, ChemistryOptions], Record | MoleculeError] = build,
     units: Mapping[str, str] | None = None,
 ) -> None:
     """Makes one dataset; targets are in eV where `units` does not say otherwise."""
-    chemistry = ChemistryOptions(num_conformers=conformers)
+    chemistry = ChemistryOptions(num_conformers=conformers, orbitals=orbitals)
     options = PrepareOptions(workers=workers, seed=SEED)
     targets = {target: (units or {}).get(target, "ev") for target in rows[0].targets}
     description = DatasetDescription(
@@ -241,16 +255,17 @@ def main() -> None:
         if name in wanted:
             rows, keys = mixture(sources, parts)
             builder = build_row if parts.num_qm9 > ALL_CONFORMERS else build
-            write(rows, arguments.out, name, sources.files(parts), CONFORMERS, arguments.workers, builder)
+            files = sources.files(parts)
+            write(rows, arguments.out, name, files, CONFORMERS, parts.orbitals, arguments.workers, builder)
             if name == SHIPPED:
                 np.save(Path(__file__).parent / "training_molecules.npy", keys)
-    if PCQM_TEST in wanted:
-        for row in sources.pcqm_valid:
-            row.split, row.targets = "test", {"gap": row.targets["homolumogap"]}
-        write(sources.pcqm_valid, arguments.out, PCQM_TEST, [sources.rows], TEST_CONFORMERS, arguments.workers)
-    if QM9_TEST in wanted:
-        test = [sources.qm9_molecule(int(name), "test") for name in sources.qm9_ids["test"]]
-        write(test, arguments.out, QM9_TEST, [sources.qm9], CONFORMERS, arguments.workers)
+    for name, orbitals in TESTS.items():
+        if name in wanted and name.startswith(PCQM_TEST):
+            rows = [dataclasses.replace(row, split="test", targets=gap_of(row)) for row in sources.pcqm_valid]
+            write(rows, arguments.out, name, [sources.rows], TEST_CONFORMERS, orbitals, arguments.workers)
+        elif name in wanted:
+            rows = [sources.qm9_molecule(int(gdb_id), "test") for gdb_id in sources.qm9_ids["test"]]
+            write(rows, arguments.out, name, [sources.qm9], CONFORMERS, orbitals, arguments.workers)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Evaluates a trained gap model on its two test sets and stores it, with its card, among the bundled models.
 
     python recipes/gap/bundle.py gap-geomformer --data-root data
+    python recipes/gap/bundle.py gap-geomformer-xtb --mixture gap-mixture-xtb --suffix=-xtb
 
 What the model was trained on (`domain.safetensors`) is described from the training rows of the mixture, and expected
-errors are fitted to its validation rows; the test sets only measure how good both are. Data are named, or given as
-folders. The hash this prints goes into `geomformer/artifacts/pinned.py`.
+errors are fitted to its validation rows; the test sets only measure how good both are. The mixture is named,
+or given as a folder. The hash this prints goes into `geomformer/artifacts/pinned.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from geomformer.artifacts.store import Artifact, load_artifact, save_artifact
 from geomformer.evaluation.metrics import bootstrap_interval
 from geomformer.inference.domain import OUTSIDE, Domain, describe
 from geomformer.prepared.collate import Sample, collate
-from geomformer.records import Batch, Record
+from geomformer.records import ORBITAL_THEORIES, Batch, Record
 
 PCQM4MV2, QM9 = "PCQM4Mv2 validation, from SMILES", "QM9 test, from SMILES"
 
@@ -52,8 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--mixture", default="gap-mixture-third", help="training data: name or folder")
-    parser.add_argument("--pcqm4mv2", default="gap-pcqm4mv2-valid", help="test set: name or folder")
-    parser.add_argument("--qm9", default="gap-qm9-test", help="test set: name or folder")
+    parser.add_argument("--suffix", default="", help="of the names of the test sets")
     parser.add_argument("--data-root", type=Path, default=None)
     parser.add_argument("--models", type=Path, default=None)
     parser.add_argument("--into", type=Path, default=None, help="store; the bundled models by default")
@@ -62,12 +62,13 @@ def main() -> None:
     source = load_artifact(arguments.model, api.models_root(arguments.models))
     domain = domain_of(source, arguments.mixture, root)
     metrics: dict[str, Any] = dict(source.manifest.metrics)
-    pcqm = predict(source, arguments.pcqm4mv2, "test", "gap", root)
-    qm9 = predict(source, arguments.qm9, "test", "gap_qm9", root)
+    pcqm = predict(source, f"gap-pcqm4mv2-valid{arguments.suffix}", "test", "gap", root)
+    qm9 = predict(source, f"gap-qm9-test{arguments.suffix}", "test", "gap_qm9", root)
     metrics[PCQM4MV2] = summary(pcqm, domain) | rank_correlations(pcqm, domain)
     metrics[QM9] = summary(qm9, domain)
     judged = domain.judge(pcqm.records, pcqm.spreads)
-    sections = card_sections(pcqm.records, pcqm.errors, judged, metrics[PCQM4MV2], domain)
+    theory = ORBITAL_THEORIES[source.manifest.inputs.orbitals]
+    sections = card_sections(pcqm.records, pcqm.errors, judged, metrics[PCQM4MV2], domain, theory)
     for name, values in metrics.items():
         print(name, values)
     print("\n\n".join(f"{title}\n\n{text}" for title, text in sections.items()))
@@ -133,7 +134,7 @@ def store(
     examples: list[Record],
 ) -> Artifact:
     manifest = source.manifest
-    data = source.config.data.model_copy(update={"dataset": "gap-mixture-third"})
+    data = source.config.data.model_copy(update={"dataset": manifest.dataset["name"]})
     return save_artifact(
         into,
         manifest.name,

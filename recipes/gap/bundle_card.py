@@ -19,7 +19,7 @@ FIFTHS = 5
 LIMITS = (
     "Charged molecules and salts, metals, radicals and molecules of more than about 25 heavy atoms are rare or absent "
     "in the training data; elements seen in fewer than 20 training molecules are refused. The model sees heavy atoms, "
-    "the 2D graph with its stereo labels, and frontier orbitals by extended Hückel theory: tautomers and protonation "
+    "the 2D graph with its stereo labels, and frontier orbitals by {theory}: tautomers and protonation "
     "states are taken as written, and mirror images get the same gap. The spread over conformers says how much the "
     "answer depends on the geometry, not how wrong it is; orbitals are those of the first conformer, so that it misses "
     "what they would add."
@@ -42,6 +42,7 @@ def card_sections(
     judged: Sequence[Judgement],
     metrics: Mapping[str, float],
     domain: Domain,
+    theory: str,
 ) -> dict[str, str]:
     """Writes the sections.
 
@@ -51,6 +52,7 @@ def card_sections(
         judged: what `domain` says of them.
         metrics: of this test set, with its rank correlations.
         domain: of the model.
+        theory: of the orbitals it reads.
 
     Returns:
         Markdown by heading.
@@ -59,7 +61,7 @@ def card_sections(
     return {
         "Errors by kind of molecule (PCQM4Mv2 validation)": by_kind(records, errors, judged),
         "Inside and outside of the training data": about_domain(domain, metrics) + "\n\n" + by_fifth(expected, errors),
-        "Where not to trust it": LIMITS,
+        "Where not to trust it": LIMITS.format(theory=theory),
     }
 
 
@@ -92,11 +94,11 @@ def about_domain(domain: Domain, metrics: Mapping[str, float]) -> str:
     return (
         f"`predict` calls a molecule `outside` (column `domain`) when more than {domain.max_unfamiliar[0]:.0%} of its "
         "heavy atoms stand in surroundings (the atom with its charge and hydrogens, its bonds, its neighbours) that no "
-        f"training molecule has, when it has none or more than {largest} heavy atoms, or a net charge below {lowest} "
-        f"or above {highest}. Column `expected_error_gap_ev` estimates the absolute error, in eV, from the share of "
-        f"such surroundings, from the share of those two bonds wide that fewer than {MIN_MOLECULES[2]} training "
-        "molecules have, and from the spread over conformers; it was fitted to validation molecules of the training "
-        "mixture, never to those below. "
+        f"training molecule has, when it has none or more than {largest} heavy atoms, a net charge below {lowest} "
+        f"or above {highest}, or no frontier orbitals that their theory can find. Column `expected_error_gap_ev` "
+        "estimates the absolute error, in eV, from the share of such surroundings, from the share of those two bonds "
+        f"wide that fewer than {MIN_MOLECULES[2]} training molecules have, and from the spread over conformers; it was "
+        "fitted to validation molecules of the training mixture, never to those below. "
         "It orders molecules, and is no bound: of two molecules with the same estimate one may be many times as wrong "
         "as the other. `inside` is no promise either.\n\n"
         "Rank correlation (Spearman) with the absolute error on PCQM4Mv2 validation: expected error "

@@ -75,7 +75,7 @@ class FirstRows(PreparedDataset):
 def configuration(layers: int, width: int, seed: int, steps: int, conformers: int) -> RunConfig:
     changes = {
         "task.targets": f"[{TARGET}]",
-        "model.orbitals": "true",
+        "model.orbitals": "huckel",
         "model.num_layers": layers,
         "model.embed_dim": width,
         "model.ffn_dim": width,

@@ -73,7 +73,7 @@ def main() -> None:
     if not (data / "manifest.json").exists():
         sources = Sources(arguments.raw)
         rows = molecules(sources, arguments.molecules)
-        write(rows, data.parent, data.name, [sources.qm9], 1, arguments.workers, units=UNITS)
+        write(rows, data.parent, data.name, [sources.qm9], 1, "huckel", arguments.workers, units=UNITS)
     errors: dict[str, list[list[float]]] = {"none": [], LONGER: [], **{name: [] for name in PRETRAINING}}
     longer = argparse.Namespace(**{**vars(arguments), "steps": arguments.pre_steps + arguments.steps})
     for seed in range(1, arguments.seeds + 1):

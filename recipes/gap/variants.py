@@ -32,7 +32,7 @@ NO_GEOMETRY = (
 )
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as it is": (),
-    "frontier orbitals": ("model.orbitals=true",),
+    "frontier orbitals": ("model.orbitals=huckel",),
     "no 2D graph": ("model.atom_features=false", "model.bond_encoding=false", "model.path_encoding=false"),
     "mean instead of attention pooling": ("model.pooling=mean",),
     "no average of the weights": ("train.ema_decay=0",),

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from geomformer.evaluation.metrics import bootstrap_interval, paired_bootstrap_interval
-from geomformer.models.network import ORBITAL_LIMIT, ORBITAL_MEANS, ORBITAL_SCALES
+from geomformer.models.network import ORBITAL_LIMIT, ORBITAL_STATISTICS
 from geomformer.prepared.dataset import PreparedDataset
 
 TARGET = "gap"
@@ -42,7 +42,8 @@ def write_table(data: Path, test: Path, out: Path, orbitals: Path | None) -> Non
     if orbitals and any(energy is None for energy in energies):
         raise SystemExit(f"{data} or {test} holds no frontier orbitals: prepare them again with build_data.py")
     if orbitals:
-        scaled = (np.array(energies) - ORBITAL_MEANS) / ORBITAL_SCALES
+        means, scales = ORBITAL_STATISTICS[PreparedDataset(data).orbitals]
+        scaled = (np.array(energies) - means) / scales
         np.savez(orbitals, np.nan_to_num(scaled.clip(-ORBITAL_LIMIT, ORBITAL_LIMIT)).astype(np.float32))
 
 

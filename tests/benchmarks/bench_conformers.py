@@ -83,10 +83,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--csv", type=Path, help="a CSV with a smiles column instead of the built-in molecules")
-    parser.add_argument("--no-orbitals", action="store_true", help="leave out frontier orbitals")
+    parser.add_argument("--orbitals", choices=["none", "huckel", "xtb"], default="huckel")
     arguments = parser.parse_args()
     smiles = read(arguments.csv, arguments.molecules)
-    options = ChemistryOptions(num_conformers=arguments.conformers, orbitals=not arguments.no_orbitals)
+    options = ChemistryOptions(num_conformers=arguments.conformers, orbitals=arguments.orbitals)
     times = rounds(smiles, options, arguments.workers, arguments.repeats)
     ratios = [bare_seconds / ours for bare_seconds, ours in times]
     for bare_seconds, ours in times:

@@ -29,7 +29,7 @@ ARCHITECTURES: dict[str, NetworkConfig] = {
     "egnn, particles": EGNNConfig(num_layers=3, **PARTICLES),
     "painn": PaiNNConfig(**ATOMS),
     "painn, gaussian, tags": PaiNNConfig(radial_basis="gaussian", tags=True, pooling="sum", **ATOMS),
-    "painn, orbitals": PaiNNConfig(orbitals=True, **ATOMS),
+    "painn, orbitals": PaiNNConfig(orbitals="huckel", **ATOMS),
     "painn, particles": PaiNNConfig(**PARTICLES),
     "torchmd-et": TorchMDETConfig(num_layers=3, num_kernels=16, **ATOMS),
     "torchmd-et, first version": TorchMDETConfig(num_layers=3, vector_cutoff=False, trainable_kernels=True, **ATOMS),

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from geomformer.artifacts.manifest import Inputs, Target
 from geomformer.artifacts.store import Artifact, save_artifact
@@ -135,3 +137,12 @@ def save_model(root: Path, name: str = "toy", *, config: RunConfig | None = None
         "selftest_batch": collate([Sample(record, 0, record.positions[0])]),
     }
     return save_artifact(root, name, model, config, **{**fields, **changes})
+
+
+def relaxed(smiles: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Atomic numbers, positions and charge of a molecule and all its hydrogens, relaxed by a force field."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=7) == 0
+    rdForceFieldHelpers.MMFFOptimizeMolecule(mol)
+    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    return numbers, mol.GetConformer().GetPositions(), Chem.GetFormalCharge(mol)

@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     **{f"no {name}": {name: False} for name in SWITCHES},
     "tags": {"tags": True},
-    "orbitals": {"orbitals": True},
+    "orbitals": {"orbitals": "huckel"},
     "parallel": {"wiring": "parallel"},
     "e3": {"group": "e3"},
     "e3 rms": {"group": "e3", "norm": "rms"},

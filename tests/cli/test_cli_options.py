@@ -27,6 +27,7 @@ OPTIONS = {
         "--no-use-geometry",
         "--num-particles",
         "--num-systems",
+        "--orbitals",
         "--out",
         "--overwrite",
         "--raw",

@@ -112,9 +112,9 @@ def test_bundled_models_must_match_their_pin(
 ) -> None:
     path = save(bundled, "gap-geomformer").path
     with pytest.raises(ArtifactError, match="has no checksum in this version"):
-        load_artifact(None, tmp_path)
+        load_artifact("gap-geomformer", tmp_path)
     monkeypatch.setitem(pinned.PINNED, "gap-geomformer@1", pinned.pin_of(path))
-    load_artifact(None, tmp_path)
+    load_artifact("gap-geomformer", tmp_path)
     edit_manifest(path, training={"steps": 11})
     with pytest.raises(ArtifactError, match="not the one this version was released with"):
         load_artifact(path, tmp_path)

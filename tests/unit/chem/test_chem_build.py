@@ -232,7 +232,7 @@ def test_frontier_orbitals_of_a_given_geometry_know_its_hydrogens(hydrogens: boo
 
 
 def test_frontier_orbitals_can_be_left_out() -> None:
-    record = build_record(raw("CCO"), ChemistryOptions(num_conformers=1, orbitals=False))
+    record = build_record(raw("CCO"), ChemistryOptions(num_conformers=1, orbitals="none"))
     assert record.orbital_energies is None and record.orbital_shares is None and record.atom_features is not None
 
 

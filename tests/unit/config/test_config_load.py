@@ -69,9 +69,17 @@ def test_a_file_extends_the_one_beside_it(tmp_path: Path, monkeypatch: pytest.Mo
         load_config("mine/round.yaml")
 
 
+@pytest.mark.parametrize(
+    ("written", "method"), [("true", "huckel"), ("false", "none"), ("huckel", "huckel"), ("xtb", "xtb")]
+)
+def test_orbitals_are_named_by_their_theory(written: str, method: str) -> None:
+    """Files from before there were two theories say true or false."""
+    assert load_config("gap-small", [f"model.orbitals={written}"]).model.orbitals == method
+
+
 def test_orbitals_of_conformers_do_not_go_with_reference_geometries() -> None:
-    with pytest.raises(ConfigError, match=r"model\.orbitals: true needs task\.input_geometry: conformer"):
-        load_config("gap-small", ["model.orbitals=true", "task.input_geometry=reference"])
+    with pytest.raises(ConfigError, match=r"model\.orbitals: huckel needs task\.input_geometry: conformer"):
+        load_config("gap-small", ["model.orbitals=huckel", "task.input_geometry=reference"])
 
 
 def test_files_extend_presets(tmp_path: Path) -> None:

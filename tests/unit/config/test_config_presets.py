@@ -101,7 +101,7 @@ def test_pcqm4mv2_improved_is_the_recipe_with_another_model() -> None:
         "model",
     }
     changed = {
-        "orbitals": True,
+        "orbitals": "huckel",
         "bias_per_head": True,
         "kernel_affine": "factorised",
         "kernel_start": "spread",

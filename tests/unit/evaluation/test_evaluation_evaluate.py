@@ -35,8 +35,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     save_model(root)
     save_model(root, "reference", config=toy_config(task={"input_geometry": "reference"}))
-    inputs = Inputs(hydrogens=False, geometry="conformer", features=True, orbitals=True, periodic=False)
-    save_model(root, "orbitals", config=toy_config(model={"orbitals": True}), inputs=inputs)
+    inputs = Inputs(hydrogens=False, geometry="conformer", features=True, orbitals="huckel", periodic=False)
+    save_model(root, "orbitals", config=toy_config(model={"orbitals": "huckel"}), inputs=inputs)
     save_model(root, "both", config=toy_config(task={"targets": ["gap", "gap_dft"]}))
     return root
 
@@ -163,7 +163,12 @@ def test_a_dataset_without_labels_of_the_model_is_a_data_error(models: Path, tmp
         ("toy", {"level_of_theory": "PM6"}, r"predicts gap at B3LYP/6-31G\*, the labels of .* are PM6"),
         ("reference", {"drop": "target_positions"}, "generated conformers only"),
         ("toy", {"drop": "atom_features"}, "reads the 2D graph"),
-        ("orbitals", {"drop": "orbital_energies"}, "reads frontier orbitals"),
+        ("orbitals", {"drop": "orbital_energies"}, "reads frontier orbitals of extended Hückel theory, .* has none"),
+        (
+            "orbitals",
+            {"options": {"chemistry": {**CHEMISTRY, "orbitals": "xtb"}}},
+            "has those of GFN1-xTB.*--orbitals huckel",
+        ),
     ],
 )
 def test_what_the_model_cannot_be_judged_on_is_refused(

@@ -74,6 +74,16 @@ def test_a_wide_environment_needs_several_molecules() -> None:
     assert sizes == [0, 0, 1]
 
 
+def test_a_molecule_whose_orbitals_could_not_be_found_is_outside() -> None:
+    domain = domain_of(ALCOHOLS, 20)
+    known, unknown = (
+        dataclasses.replace(record("CCO"), orbital_energies=np.full(8, value)) for value in (-5.0, np.nan)
+    )
+    small = dataclasses.replace(record("CCO"), orbital_energies=np.array([np.nan] * 3 + [-12.0] * 5))
+    found = domain.judge([known, unknown, small, record("CCO")], np.zeros(4))
+    assert [item.domain for item in found] == ["inside", "outside", "inside", "inside"]
+
+
 def test_a_tenth_of_the_atoms_may_be_unfamiliar() -> None:
     trained = domain_of(["C" * 10 + "O", "C" * 40 + "O"], 20)
     ethers = ["C" * 10 + "O" + "C" * n for n in (18, 19)]  # 3 unfamiliar ones of 29 and of 30

@@ -38,8 +38,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(root)
     inputs = Inputs(hydrogens=False, geometry="conformer", features=True, periodic=False, max_atoms=8)
     save_model(root, "small", inputs=inputs)
-    orbitals = Inputs(hydrogens=False, geometry="conformer", features=True, orbitals=True, periodic=False)
-    save_model(root, "orbitals", config=toy_config(model={"orbitals": True}), inputs=orbitals)
+    orbitals = Inputs(hydrogens=False, geometry="conformer", features=True, orbitals="huckel", periodic=False)
+    save_model(root, "orbitals", config=toy_config(model={"orbitals": "huckel"}), inputs=orbitals)
     save_model(root, "reference", config=toy_config(task={"input_geometry": "reference"}))
     return root
 
@@ -175,7 +175,8 @@ def test_a_model_of_frontier_orbitals_finds_them_in_any_input(load: Callable[...
     values = [row["pred_gap_ev"] for row in rows]
     assert [row["status"] for row in rows[:3]] == ["ok"] * 3 and len(set(values[:3])) == 1
     assert rows[3]["status"] == "unsupported_element" and rows[4]["status"] == "ok"
-    assert predictor.chemistry.orbitals and not load("toy").chemistry.orbitals  # nobody waits for what is not read
+    assert predictor.chemistry.orbitals == "huckel"
+    assert load("toy").chemistry.orbitals == "none"  # nobody waits for what is not read
     record = build_record(texts[0], predictor.chemistry)
     unknown = replace(record, orbital_energies=np.full(8, np.nan, np.float32))
     [known, other] = predict_records(predictor.model, predictor.task, enumerate([record, unknown]), predictor.settings)

@@ -265,9 +265,15 @@ def unlabelled_valid() -> dict[str, list[Any]]:
         (without("atom_features"), {}, ConfigError, "reads the 2D graph"),
         (
             without("orbital_energies"),
-            {"model": {"orbitals": True}},
+            {"model": {"orbitals": "huckel"}},
             ConfigError,
-            "reads frontier orbitals, .* has none",
+            "reads frontier orbitals of extended Hückel theory, .* has none",
+        ),
+        (
+            toy_splits(6, 3),
+            {"model": {"orbitals": "xtb"}},
+            ConfigError,
+            "orbitals of GFN1-xTB, .* has those of extended Hückel theory",
         ),
         (
             without("target_positions"),

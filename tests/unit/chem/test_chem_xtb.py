@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import csv
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checks.molecules import relaxed
+from scipy.stats import spearmanr
+
+from geomformer.chem import orbitals, xtb
+from geomformer.chem.build import ChemistryOptions
+from geomformer.errors import ConfigError
+
+tblite = pytest.importorskip("tblite.interface", reason="tblite is not installed")
+
+SAMPLE = Path(__file__).parents[3] / "data" / "samples" / "pcqm4mv2_valid.csv"
+HOMO, LUMO = 3, 4
+
+
+@pytest.mark.parametrize(
+    ("smiles", "occupied"), [("O", 4), ("[NH4+]", 4), ("[OH-]", 4), ("[CH3]", 3), ("O=O", 6), ("C[Hg]C", 8)]
+)
+def test_electrons_are_counted_with_their_charge(smiles: str, occupied: int) -> None:
+    """Valence electrons in pairs; of an odd number the last stays alone."""
+    numbers, positions, charge = relaxed(smiles)
+    energies, populations, found = xtb.solve(numbers, positions, charge) or pytest.fail("no orbitals")
+    assert found == occupied
+    assert np.all(np.diff(energies) >= 0) and populations.shape == (len(numbers), len(energies))
+    np.testing.assert_allclose(populations.sum(0), 1.0, atol=1e-9)
+
+
+def test_populations_are_those_of_the_charges() -> None:
+    """Twice the populations of the occupied orbitals are the valence electrons that the program leaves at the atoms."""
+    numbers, positions, _ = relaxed("CC(=O)N")
+    _, populations, occupied = xtb.solve(numbers, positions) or pytest.fail("no orbitals")
+    calculator = tblite.Calculator("GFN1-xTB", numbers, positions / orbitals.huckel.BOHR)
+    calculator.set("verbosity", 0)
+    charges = calculator.singlepoint().get("charges")
+    valence = np.array([{1: 1, 6: 4, 7: 5, 8: 6}[int(number)] for number in numbers])
+    np.testing.assert_allclose(valence - 2 * populations[:, :occupied].sum(1), charges, atol=1e-3)
+
+
+def test_gaps_follow_those_of_density_functional_theory() -> None:
+    """More closely than extended Hückel theory does, on molecules of PCQM4Mv2."""
+    with SAMPLE.open(newline="", encoding="utf8") as file:
+        rows = list(itertools.islice(csv.DictReader(file), 0, 400, 10))
+    molecules = [relaxed(row["smiles"]) for row in rows]
+    labels = [float(row["gap_ev"]) for row in rows]
+    gaps = {
+        method: [np.diff(orbitals.frontier_orbitals(*molecule, method).energies)[HOMO] for molecule in molecules]
+        for method in ("huckel", "xtb")
+    }
+    ranks = {method: spearmanr(found, labels).statistic for method, found in gaps.items()}
+    assert ranks["xtb"] > 0.85 and ranks["xtb"] > ranks["huckel"] + 0.05, ranks
+
+
+def test_what_the_program_refuses_is_unknown() -> None:
+    lonely = np.zeros((1, 3))
+    for numbers, positions, charge in (
+        ([95], lonely, 0),  # beyond radon
+        ([1], lonely, 1),  # no electron
+        ([6, 6], np.zeros((2, 3)), 0),  # two nuclei in one place
+    ):
+        found = orbitals.frontier_orbitals(np.array(numbers), positions, charge, "xtb")
+        assert np.isnan(found.energies).all() and np.isnan(found.shares).all(), numbers
+
+
+def test_without_tblite_the_options_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xtb, "is_installed", lambda: False)
+    with pytest.raises(ConfigError, match="take the package tblite") as caught:
+        ChemistryOptions(orbitals="xtb")
+    assert "pip install tblite" in caught.value.hint
+    ChemistryOptions(orbitals="huckel")
