@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 from rdkit import Chem
 
-from geomformer.chem import xtb
 from geomformer.chem.alignment import best_permutation
 from geomformer.chem.conformers import Conformers, generate, source_number
 from geomformer.chem.features import atom_features, bond_features
@@ -46,8 +45,7 @@ class ChemistryOptions:
         max_symmetry_matches: symmetry-equivalent atom orders looked at per molecule.
 
     Raises:
-        ConfigError: a count is below 1, `geometry` or `orbitals` is none of these, or the package for the orbitals
-            is not installed.
+        ConfigError: a count is below 1, `geometry` or `orbitals` is none of these.
     """
 
     num_conformers: int = 8
@@ -65,8 +63,6 @@ class ChemistryOptions:
             raise ConfigError(f"geometry is 'generate', 'input' or 'dft', found {self.geometry!r}.")
         if self.orbitals not in ("none", "huckel", "xtb"):
             raise ConfigError(f"orbitals are 'none', 'huckel' or 'xtb', found {self.orbitals!r}.")
-        if self.orbitals == "xtb":
-            xtb.check_installed()
         for name in (
             "num_conformers",
             "max_atoms",
@@ -84,7 +80,7 @@ def build(raw: RawMolecule, options: ChemistryOptions) -> Record | MoleculeError
         return build_record(raw, options)
     except MoleculeError as error:
         return error
-    except MemoryError:
+    except (MemoryError, ConfigError):
         raise
     except Exception as error:  # noqa: BLE001 - RDKit raises many types; one molecule must never stop a run
         return MoleculeError("failed", f"RDKit could not process this molecule: {type(error).__name__}: {error}")

@@ -57,7 +57,7 @@ def frontier_orbitals(
         method: "huckel", extended Hückel theory, or "xtb", GFN1-xTB.
     """
     result = unknown_orbitals(len(numbers))
-    solve = xtb.solve if method == "xtb" else huckel.solve
+    solve = {"huckel": huckel.solve, "xtb": xtb.solve}[method]
     found = solve(numbers, positions, charge) if usable(positions, COLLAPSED) else None
     if found is None:
         return result

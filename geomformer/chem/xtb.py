@@ -6,29 +6,43 @@ Source: Grimme, Bannwarth, Shushkov, J. Chem. Theory Comput. 13, 1989 (2017). Pr
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 
 import numpy as np
 
 from geomformer.chem.huckel import BOHR
 from geomformer.errors import ConfigError
 
+METHOD = "GFN1-xTB"
+"""As tblite calls it. Gaps of GFN2-xTB follow those of density functional theory less (`recipes/gap/theories.py`)."""
 HARTREE = 27.211386245988
 """eV."""
 ACCURACY = 10.0
 """Of the self-consistency, in units of tblite: orbital energies are then within some 0.002 eV of the converged ones."""
 
 
+MAX_ATOMS = 400
+"""Atoms, hydrogens included, up to which orbitals are looked for: time grows with the cube, to minutes there."""
+MAX_ITERATIONS = 100
+"""Of the charges; what has not settled then hardly ever does."""
+NOBLE_GAS_CORES = (54, 36, 18, 10, 2, 0)
+
+
+@functools.cache
 def is_installed() -> bool:
-    """Whether the package that GFN1-xTB takes is there."""
-    return importlib.util.find_spec("tblite") is not None
+    """Whether the package that GFN1-xTB takes is there and can be loaded."""
+    try:
+        import tblite.interface  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def check_installed() -> None:
     """Raises ConfigError without tblite."""
     if not is_installed():
         raise ConfigError(
-            "Orbitals of GFN1-xTB take the package tblite, which is not installed.",
+            "Orbitals of GFN1-xTB take the package tblite, which is not installed or cannot be loaded.",
             "Install it: python -m pip install tblite, or conda install -c conda-forge tblite-python.",
         )
 
@@ -44,15 +58,25 @@ def solve(numbers: np.ndarray, positions: np.ndarray, charge: int = 0) -> tuple[
         charge: of the molecule, in e.
 
     Returns:
-        as `huckel.solve`; None for elements beyond radon and where the charges do not settle.
+        as `huckel.solve`; None beyond radon, without electrons, for more than `MAX_ATOMS`, and where the charges do
+        not settle.
+
+    Raises:
+        ConfigError: tblite cannot be loaded.
     """
-    from tblite.exceptions import TBLiteRuntimeError, TBLiteValueError  # late: an extra
+    check_installed()
+    from tblite.exceptions import TBLiteRuntimeError, TBLiteValueError
     from tblite.interface import Calculator
 
-    unpaired = int(numbers.sum() - charge) % 2
+    if numbers.min() < 1 or numbers.max() > 86 or len(numbers) > MAX_ATOMS:
+        return None
+    electrons = sum(valence_electrons(int(number)) for number in numbers) - charge
+    if electrons < 1:  # tblite would write beyond its arrays
+        return None
     try:
-        calculator = Calculator("GFN1-xTB", numbers, positions / BOHR, charge=float(charge), uhf=unpaired)
-        for key, value in (("verbosity", 0), ("accuracy", ACCURACY), ("save-integrals", 1)):
+        calculator = Calculator(METHOD, numbers, positions / BOHR, charge=float(charge), uhf=electrons % 2)
+        settings = {"verbosity": 0, "accuracy": ACCURACY, "max-iter": MAX_ITERATIONS, "save-integrals": 1}
+        for key, value in settings.items():
             calculator.set(key, value)
         found = calculator.singlepoint()
     except (TBLiteRuntimeError, TBLiteValueError):
@@ -61,5 +85,17 @@ def solve(numbers: np.ndarray, positions: np.ndarray, charge: int = 0) -> tuple[
     atoms_O = calculator.get("shell-map")[calculator.get("orbital-map")]
     first = np.searchsorted(atoms_O, np.arange(len(numbers)))
     populations_NO = np.add.reduceat(coefficients * (found.get("overlap-matrix") @ coefficients), first, axis=0)
-    occupied = round(float(found.get("orbital-occupations").sum())) // 2
-    return found.get("orbital-energies") * HARTREE, populations_NO, occupied
+    return found.get("orbital-energies") * HARTREE, populations_NO, electrons // 2
+
+
+def valence_electrons(number: int) -> int:
+    """Electrons that GFN1-xTB treats: those beyond the noble gas, without f electrons, and without d electrons from
+    zinc, cadmium and mercury on.
+    """
+    core = next(core for core in NOBLE_GAS_CORES if core < number)
+    valence = number - core
+    if core in (18, 36):
+        return valence if valence <= 11 else valence - 10
+    if core == 54 and valence > 3:
+        return 3 if valence <= 17 else valence - 14 if valence <= 25 else valence - 24
+    return valence

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from typing import Any, Literal
 
+from geomformer.chem import xtb
 from geomformer.chem.build import ChemistryOptions
 from geomformer.errors import ConfigError
 from geomformer.executors import Executor, LocalExecutor
@@ -49,7 +51,7 @@ class PrepareOptions:
         time_reversed: train on every window a second time, backwards in time.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is out of range, or the package for the orbitals is not installed.
     """
 
     workers: int | None = None
@@ -93,6 +95,8 @@ class PrepareOptions:
         conformers = self.chemistry.get("num_conformers", 1)
         if not 1 <= conformers <= MAX_CONFORMERS:
             raise ConfigError(f"Expected 1 to {MAX_CONFORMERS} conformers per molecule, found {conformers}.")
+        if self.chemistry.get("orbitals") == "xtb":
+            xtb.check_installed()
         if self.part is not None and self.overwrite:
             raise ConfigError(
                 "A part of a dataset cannot overwrite it: it would delete what the other parts have done.",
@@ -122,7 +126,8 @@ class PrepareOptions:
 
 def chemistry_fields(chemistry: ChemistryOptions, options: PrepareOptions, use_geometry: bool) -> dict[str, Any]:
     """Returns the options that every dataset of molecules records in its manifest."""
-    return {"chemistry": asdict(chemistry), "limit": options.limit, "use_geometry": use_geometry}
+    fields = {"chemistry": asdict(chemistry), "limit": options.limit, "use_geometry": use_geometry}
+    return fields | ({"tblite_version": metadata.version("tblite")} if chemistry.orbitals == "xtb" else {})
 
 
 def open_executor(options: PrepareOptions) -> Executor:

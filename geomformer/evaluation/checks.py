@@ -57,7 +57,8 @@ def check_records(manifest: Manifest, dataset: PreparedDataset, split: PreparedS
     if problem := dataset.orbitals_lacking(manifest.inputs.orbitals, first):
         raise ArtifactError(
             f"{manifest.reference} {problem}",
-            f"Prepare the dataset with --orbitals {manifest.inputs.orbitals}; only molecules have orbitals.",
+            f"Prepare it again with --orbitals {manifest.inputs.orbitals} and --overwrite or another --out (only "
+            "molecules have orbitals), or name another --model.",
         )
     if manifest.inputs.features and first.atom_features is None:
         raise ArtifactError(

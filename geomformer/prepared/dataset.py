@@ -85,7 +85,8 @@ class PreparedDataset:
         """What a reader of orbitals of that method is told, or None where its first record shows that it has them."""
         if method == "none" or (first.orbital_energies is not None and self.orbitals == method):
             return None
-        has = "none" if first.orbital_energies is None else f"those of {ORBITAL_THEORIES[self.orbitals]}"
+        known = first.orbital_energies is not None
+        has = f"those of {ORBITAL_THEORIES.get(self.orbitals, self.orbitals)}" if known else "none"
         return f"reads frontier orbitals of {ORBITAL_THEORIES[method]}, {self.path} has {has}."
 
     def split(self, name: str) -> PreparedSplit:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geomformer.errors import ConfigError, DataError
+from geomformer.records import orbital_method
 
 MANIFEST = "manifest.json"
 REJECTED = "rejected.parquet"
@@ -18,6 +19,8 @@ IDENTITY = "identity.json"
 """File in `BUILDING`: what the dataset is made of."""
 
 CACHE = ".cache"
+
+ORBITALS = "options.chemistry.orbitals"
 
 
 def check_folder(out: Path) -> None:
@@ -55,6 +58,8 @@ def check_identity(known: Path, identity: Mapping[str, Any]) -> None:
             name: target if isinstance(target, str) else target["unit"] for name, target in found["targets"].items()
         }
         there = _flatten({key: found.get(key) for key in identity})
+        if ORBITALS in there:
+            there[ORBITALS] = orbital_method(there[ORBITALS])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"Expected JSON in {known}: {error}.", "Use --overwrite or another --out.") from error
     now = _flatten(identity)

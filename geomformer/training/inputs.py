@@ -56,8 +56,8 @@ def check_fields(dataset: PreparedDataset, config: RunConfig, first: Record) -> 
     if problem := dataset.orbitals_lacking(config.model.orbitals, first):
         raise ConfigError(
             f"The model {problem}",
-            f"Prepare it with --orbitals {config.model.orbitals} (only molecules have orbitals), or set "
-            "model.orbitals=none.",
+            f"Prepare it again with --orbitals {config.model.orbitals} and --overwrite or another --out (only "
+            "molecules have orbitals), or set model.orbitals=none.",
         )
     if config.model.reads_graph and first.atom_features is None:
         raise ConfigError(

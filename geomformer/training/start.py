@@ -81,6 +81,9 @@ def start_from(
             f"Use its `model` section: {artifact.path / 'config.yaml'}.",
         )
     model.load_state_dict(fitting, strict=False)
+    theories = artifact.config.model.orbitals, config.model.orbitals
+    if theories[0] != theories[1] and "none" not in theories:
+        log.warning("%s reads orbitals of %s, this model those of %s.", artifact.reference, *theories)
     missing = [name for name in own if name not in fitting and name not in LAST_MAP]
     if idle or missing:
         differences = [f"no place for {some(idle)}"] if idle else []

@@ -1,30 +1,41 @@
 #!/usr/bin/env bash
 # chemprop with its defaults beside our networks, on the same rows without QM9, of the graph alone and with the energies of
-# frontier orbitals: recipes/gap/chemprop.sh CHEMPROP_PYTHON
+# frontier orbitals by either theory: recipes/gap/chemprop.sh CHEMPROP_PYTHON
 # CHEMPROP_PYTHON: of an environment of its own with chemprop==2.3.1. Needs its data:
-# python recipes/gap/build_data.py RAW --only gap-alone --only gap-pcqm4mv2-valid
+# python recipes/gap/build_data.py RAW --only gap-alone --only gap-pcqm4mv2-valid --only gap-alone-xtb \
+#     --only gap-pcqm4mv2-valid-xtb
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 chemprop=$(dirname "$1")/chemprop
 out=runs/chemprop
-test=gap-pcqm4mv2-valid
 mkdir -p evaluations
 
-learn() { # FOLDER [OPTION...]
-    "$chemprop" train --data-path $out/rows.csv --smiles-columns smiles --target-columns gap --splits-column split \
-        --task-type regression --epochs 40 --accelerator cpu --output-dir "$@"
+learn() { # ROWS FOLDER [OPTION...]
+    "$chemprop" train --data-path "$1" --smiles-columns smiles --target-columns gap --splits-column split \
+        --task-type regression --epochs 40 --accelerator cpu --output-dir "${@:2}"
 }
 
-python "$here/yardstick.py" table --data data/prepared/gap-alone --test data/prepared/$test --out $out/rows.csv \
-    --orbitals $out/orbitals.npz
-learn $out/model
-learn $out/model-orbitals --descriptors-path $out/orbitals.npz --no-descriptor-scaling
-geomformer train --task gap --config "$here/alone.yaml" --out runs/gap-alone --name gap-alone --device cpu
-geomformer train --task gap --config "$here/alone-orbitals.yaml" --out runs/gap-orbitals --name gap-orbitals --device cpu
-for model in gap-alone@1 gap-orbitals@1 gap-geomformer@5; do
-    geomformer evaluate --data $test --model $model --split test --conformers 4 --out evaluations/${model/@/-}
+judge() { # SUFFIX MODEL...
+    local model tables=()
+    for model in "${@:2}"; do
+        geomformer evaluate --data "gap-pcqm4mv2-valid$1" --model "$model" --split test --conformers 4 \
+            --out "evaluations/${model/@/-}"
+        tables+=("evaluations/${model/@/-}/test_gap.csv")
+    done
+    for model in model "model-orbitals$1"; do
+        python "$here/yardstick.py" compare "$out/rows$1.csv" "$out/$model/model_0/test_predictions.csv" "${tables[@]}"
+    done
+}
+
+for theory in "" -xtb; do
+    python "$here/yardstick.py" table --data "data/prepared/gap-alone$theory" \
+        --test "data/prepared/gap-pcqm4mv2-valid$theory" --out "$out/rows$theory.csv" --orbitals "$out/orbitals$theory.npz"
+    learn "$out/rows$theory.csv" "$out/model-orbitals$theory" --descriptors-path "$out/orbitals$theory.npz" \
+        --no-descriptor-scaling
 done
-for name in model model-orbitals; do
-    python "$here/yardstick.py" compare $out/rows.csv $out/$name/model_0/test_predictions.csv \
-        evaluations/gap-alone-1/test_gap.csv evaluations/gap-orbitals-1/test_gap.csv evaluations/gap-geomformer-5/test_gap.csv
+learn $out/rows.csv $out/model
+for name in alone alone-orbitals alone-xtb; do
+    geomformer train --task gap --config "$here/$name.yaml" --out "runs/gap-$name" --name "gap-$name" --device cpu
 done
+judge "" gap-alone@1 gap-alone-orbitals@1 gap-geomformer@5
+judge -xtb gap-alone-xtb@1 gap-geomformer-xtb@1

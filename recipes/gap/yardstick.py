@@ -18,9 +18,10 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from geomformer.evaluation.metrics import bootstrap_interval, paired_bootstrap_interval
-from geomformer.models.network import ORBITAL_LIMIT, ORBITAL_STATISTICS
+from geomformer.models.network import scaled_energies
 from geomformer.prepared.dataset import PreparedDataset
 
 TARGET = "gap"
@@ -42,9 +43,8 @@ def write_table(data: Path, test: Path, out: Path, orbitals: Path | None) -> Non
     if orbitals and any(energy is None for energy in energies):
         raise SystemExit(f"{data} or {test} holds no frontier orbitals: prepare them again with build_data.py")
     if orbitals:
-        means, scales = ORBITAL_STATISTICS[PreparedDataset(data).orbitals]
-        scaled = (np.array(energies) - means) / scales
-        np.savez(orbitals, np.nan_to_num(scaled.clip(-ORBITAL_LIMIT, ORBITAL_LIMIT)).astype(np.float32))
+        scaled = scaled_energies(torch.from_numpy(np.array(energies)), PreparedDataset(data).orbitals)
+        np.savez(orbitals, scaled.nan_to_num(0.0).numpy())
 
 
 def read_column(path: Path, key: str, value: str) -> dict[str, float]:

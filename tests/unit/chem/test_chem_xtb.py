@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from checks.molecules import relaxed
 from scipy.stats import spearmanr
 
 from geomformer.chem import orbitals, xtb
-from geomformer.chem.build import ChemistryOptions
+from geomformer.chem.build import ChemistryOptions, build
+from geomformer.datasets.options import PrepareOptions
 from geomformer.errors import ConfigError
+from geomformer.records import RawMolecule
 
 tblite = pytest.importorskip("tblite.interface", reason="tblite is not installed")
 
@@ -20,7 +23,8 @@ HOMO, LUMO = 3, 4
 
 
 @pytest.mark.parametrize(
-    ("smiles", "occupied"), [("O", 4), ("[NH4+]", 4), ("[OH-]", 4), ("[CH3]", 3), ("O=O", 6), ("C[Hg]C", 8)]
+    ("smiles", "occupied"),
+    [("O", 4), ("[NH4+]", 4), ("[OH-]", 4), ("[CH3]", 3), ("O=O", 6), ("C[Hg]C", 8), ("Cl[Ce](Cl)Cl", 12)],
 )
 def test_electrons_are_counted_with_their_charge(smiles: str, occupied: int) -> None:
     """Valence electrons in pairs; of an odd number the last stays alone."""
@@ -61,15 +65,40 @@ def test_what_the_program_refuses_is_unknown() -> None:
     for numbers, positions, charge in (
         ([95], lonely, 0),  # beyond radon
         ([1], lonely, 1),  # no electron
+        ([58], lonely, 4),  # fewer than none
+        ([1] * 401, 2.0 * np.stack([np.arange(401)] * 3, 1), -1),  # too many atoms
         ([6, 6], np.zeros((2, 3)), 0),  # two nuclei in one place
     ):
         found = orbitals.frontier_orbitals(np.array(numbers), positions, charge, "xtb")
         assert np.isnan(found.energies).all() and np.isnan(found.shares).all(), numbers
 
 
-def test_without_tblite_the_options_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tblite_the_user_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is read, and by a worker of another machine for the whole run, not for each of its rows."""
     monkeypatch.setattr(xtb, "is_installed", lambda: False)
     with pytest.raises(ConfigError, match="take the package tblite") as caught:
-        ChemistryOptions(orbitals="xtb")
+        PrepareOptions(chemistry={"orbitals": "xtb"})
     assert "pip install tblite" in caught.value.hint
-    ChemistryOptions(orbitals="huckel")
+    with pytest.raises(ConfigError, match="take the package tblite"):
+        build(RawMolecule(0, "0", "CCO"), ChemistryOptions(num_conformers=1, orbitals="xtb"))
+    PrepareOptions(chemistry={"orbitals": "huckel"})
+
+
+def test_a_package_that_cannot_be_loaded_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tblite.interface", None)
+    assert not xtb.is_installed.__wrapped__()
+
+
+@pytest.mark.parametrize("number", range(1, 87))
+def test_valence_electrons_are_those_of_the_program(number: int) -> None:
+    """So that none is asked to hold more charge than it has electrons, which ends the process."""
+    electrons = xtb.valence_electrons(number)
+    numbers = np.array([number, number])
+    calculator = tblite.Calculator("GFN1-xTB", numbers, np.array([[0.0, 0, 0], [0, 0, 30.0]]))
+    for key, value in (("verbosity", 0), ("accuracy", 1000.0), ("temperature", 0.1)):
+        calculator.set(key, value)
+    try:
+        found = calculator.singlepoint()
+    except tblite.TBLiteRuntimeError:
+        pytest.skip("its charges do not settle")
+    assert found.get("orbital-occupations").sum() == pytest.approx(2 * electrons)

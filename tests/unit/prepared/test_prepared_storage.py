@@ -181,6 +181,20 @@ def test_other_options_need_overwrite(tmp_path: Path, stop: int | None) -> None:
     assert not writer.complete and not writer.finished and not list(tmp_path.glob("*.parquet"))
 
 
+def test_orbitals_of_an_older_dataset_have_the_name_of_their_theory(tmp_path: Path) -> None:
+    """It said only whether there were any; it is continued, and read as what it is."""
+    old, now, other = (
+        DatasetDescription("toy", dict(DESCRIPTION.targets), options={"chemistry": {"orbitals": value}}, seed=3)
+        for value in (True, "huckel", "xtb")
+    )
+    PreparedWriter(tmp_path, old, shard_rows=10).write_shard(0, [row(i) for i in range(10)])
+    writer = PreparedWriter(tmp_path, now, shard_rows=10)
+    assert writer.finished
+    with pytest.raises(ConfigError, match=r"options\.chemistry\.orbitals: huckel there, xtb now"):
+        PreparedWriter(tmp_path, other, shard_rows=10)
+    assert PreparedDataset(writer.finish(10)).orbitals == "huckel"
+
+
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.doc").write_text("mine")
     with pytest.raises(ConfigError, match="found other files"):

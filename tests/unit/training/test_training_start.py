@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from checks.molecules import toy_config, toy_splits, two_target_splits, write_dataset
+from checks.molecules import CHEMISTRY, toy_config, toy_splits, two_target_splits, write_dataset
 
 from geomformer.artifacts.store import load_artifact
 from geomformer.errors import ArtifactError, ConfigError
@@ -61,6 +61,14 @@ def test_init_takes_what_fits_and_refuses_what_hardly_does(
         r"toy@1 and this model differ: no place for \S*equ_ffn.* It was trained with model.equ_ffn=True\.",
         caplog.text,
     )
+
+
+def test_orbitals_of_another_theory_are_told(fit: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = fit(toy_config(model={"orbitals": "huckel"}, train={"max_steps": 2}))
+    data = write_dataset(tmp_path / "xtb", toy_splits(), options={"chemistry": {**CHEMISTRY, "orbitals": "xtb"}})
+    config = toy_config(model={"orbitals": "xtb"}, train={"max_steps": 1})
+    fit(config, data=data, out="tuned", init=first.reference)
+    assert "toy@1 reads orbitals of huckel, this model those of xtb." in caplog.text
 
 
 def test_a_run_stopped_before_its_first_checkpoint_still_starts_from_init(fit: Train, tmp_path: Path) -> None:
