@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 
 from geomformer.artifacts.locate import check_name
 from geomformer.config.run import RunConfig
-from geomformer.devices import resolve_device
+from geomformer.devices import cpu_computes_bf16, resolve_device
 from geomformer.errors import ConfigError, DataError
 from geomformer.files import check_writable
 from geomformer.models import build_model
@@ -29,6 +30,8 @@ from geomformer.training.loop import Report, Trainer
 from geomformer.training.run_folder import RunFolder
 from geomformer.training.saving import save
 from geomformer.training.start import first_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ def launched_fabric(config: RunConfig, device: str, devices: int, num_nodes: int
         # Slopes of an energy in bf16 are too coarse to train on.
         bf16 = accelerator == "cuda" and torch.cuda.is_bf16_supported() and not config.task.differentiates
         precision = "bf16-mixed" if bf16 else "32-true"
+    if precision == "bf16-mixed" and accelerator == "cpu" and not cpu_computes_bf16():
+        log.warning("This CPU has no bf16 instructions: training takes several times as long as with 32-true.")
     try:
         fabric = Fabric(
             accelerator=accelerator,

@@ -5,10 +5,10 @@
     python recipes/gap/yardstick.py compare runs/chemprop/rows.csv runs/chemprop/model/model_0/test_predictions.csv \
         evaluations/gap-alone-1/test_gap.csv
 
-`table` writes the SMILES, labels and splits that chemprop reads, and with `--orbitals FILE.npz` the energies of
-frontier orbitals as descriptors of each molecule, scaled as our networks read them. `compare` prints the errors of both
-and the paired bootstrap interval of their difference, for every evaluation named (what `geomformer evaluate --out`
-writes), and for the mean of their predictions if there are several.
+`table` writes the SMILES, labels and splits that chemprop reads, of the rows that have a label, and with
+`--orbitals FILE.npz` the energies of frontier orbitals as descriptors of each molecule, scaled as our networks read
+them. `compare` prints the errors of both and the paired bootstrap interval of their difference, for every evaluation
+named (what `geomformer evaluate --out` writes), and for the mean of their predictions if there are several.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def write_table(data: Path, test: Path, out: Path, orbitals: Path | None) -> Non
         for split, folder in (("train", data), ("valid", data), ("test", test)):
             rows = PreparedDataset(folder).split(split)
             for record in (rows[row] for row in range(len(rows))):
-                writer.writerow([record.id, record.smiles, record.targets[TARGET], SPLITS[split]])
-                energies.append(record.orbital_energies)
+                if not np.isnan(record.targets[TARGET]):
+                    writer.writerow([record.id, record.smiles, record.targets[TARGET], SPLITS[split]])
+                    energies.append(record.orbital_energies)
     if orbitals and any(energy is None for energy in energies):
         raise SystemExit(f"{data} or {test} holds no frontier orbitals: prepare them again with build_data.py")
     if orbitals:

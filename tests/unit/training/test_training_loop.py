@@ -26,6 +26,7 @@ from geomformer.prepared.dataset import PreparedDataset
 from geomformer.records import Batch
 from geomformer.tasks import build_task
 from geomformer.tasks.base import Scaling
+from geomformer.training import run
 from geomformer.training.batches import EpochBatches
 from geomformer.training.loop import Trainer
 from geomformer.training.run import TrainResult
@@ -331,6 +332,15 @@ def test_bf16_maps_read_an_exact_geometry(fit: Train, monkeypatch: pytest.Monkey
     assert all(torch.bfloat16 not in dtypes for dtypes in seen)
     assert autocast == {True, False}  # training, validation
     assert math.isfinite(result.metrics["gap_mae_ev"])
+
+
+def test_bf16_without_instructions_for_it_is_told(
+    fit: Train, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for able in (True, False):
+        monkeypatch.setattr(run, "cpu_computes_bf16", lambda able=able: able)
+        fit(toy_config(train={"precision": "bf16-mixed", "max_steps": 1}), out=f"run-{able}")
+        assert ("no bf16 instructions" in caplog.text) is not able
 
 
 def test_training_in_a_thread_leaves_signals_alone(fit: Train) -> None:
