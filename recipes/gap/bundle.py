@@ -1,11 +1,11 @@
 """Evaluates a trained gap model on its two test sets and stores it, with its card, among the bundled models.
 
     python recipes/gap/bundle.py gap-geomformer --data-root data
-    python recipes/gap/bundle.py gap-geomformer-xtb --mixture gap-mixture-xtb --suffix=-xtb
+    python recipes/gap/bundle.py gap-geomformer-xtb --mixture gap-mixture-xtb --suffix=-xtb --into data/models
 
 What the model was trained on (`domain.safetensors`) is described from the training rows of the mixture, and expected
-errors are fitted to its validation rows; the test sets only measure how good both are. The mixture is named,
-or given as a folder. The hash this prints goes into `geomformer/artifacts/pinned.py`.
+errors are fitted to its validation rows; the test sets only measure how good both are. The mixture is named, or given
+as a folder. The hash that this prints of a bundled model goes into `geomformer/artifacts/pinned.py`.
 """
 
 from __future__ import annotations
