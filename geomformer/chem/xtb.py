@@ -1,5 +1,5 @@
-"""Orbitals by GFN1-xTB, a self-consistent tight-binding theory: ten times the cost of extended Hückel theory, and gaps
-that follow those of density functional theory far more closely.
+"""Orbitals by GFN1-xTB, a self-consistent tight-binding theory: several times the cost of extended Hückel theory, and
+gaps that follow those of density functional theory more closely.
 
 Source: Grimme, Bannwarth, Shushkov, J. Chem. Theory Comput. 13, 1989 (2017). Program: tblite.
 """
@@ -19,8 +19,6 @@ HARTREE = 27.211386245988
 """eV."""
 ACCURACY = 10.0
 """Of the self-consistency, in units of tblite: orbital energies are then within some 0.002 eV of the converged ones."""
-
-
 MAX_ATOMS = 400
 """Atoms, hydrogens included, up to which orbitals are looked for: time grows with the cube, to minutes there."""
 MAX_ITERATIONS = 100

@@ -164,6 +164,8 @@ def _atoms(counts: dict[str, float] | None) -> str:
 
 
 def _show_manifest(dataset: PreparedDataset) -> None:
+    from geomformer.records import ORBITAL_THEORIES
+
     manifest = dataset.manifest
     known = manifest.get("sources", [])
     sources = ", ".join(source["file"] for source in known[:5]) or "none"
@@ -177,6 +179,7 @@ def _show_manifest(dataset: PreparedDataset) -> None:
         "rejected": f"{manifest.get('rejected', 0):,} of {manifest.get('input_rows', 0):,} input rows",
         "atoms": _atoms(manifest.get("atoms")),
         "conformers": ", ".join(f"{key} {n:,}" for key, n in manifest.get("conformer_sources", {}).items() if n),
+        "orbitals": ORBITAL_THEORIES.get(dataset.orbitals) if "chemistry" in manifest.get("options", {}) else None,
         "schemes": ", ".join(dataset.schemes),
         "rdkit": manifest.get("rdkit_version", "not given"),
     }

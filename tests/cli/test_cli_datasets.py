@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def test_show(root: Path) -> None:
     assert found.exit_code == 0, found.stderr
     for text in ("train 10, valid 1, test 1", "1 of 13 input rows", "in.csv", "mean_abs_dev", "First rows of train"):
         assert text in found.stdout
+    assert re.search(r"orbitals +extended Hückel theory", found.stdout)
     answer = json.loads(run("datasets", "show", str(root / "prepared" / "custom"), "--json", "--split", "test").stdout)
     assert len(answer["rows"]["test"]) == 1 and answer["targets"]["gap"]["unit"] == "ev"
     assert run("datasets", "show", "custom", "--data-root", str(root), "--split", "tets").exit_code == 3
