@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,15 +35,6 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
         return result
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def _logs_as_before() -> Iterator[None]:
-    """Commands that run inside of a test set how much the library logs; other tests want to see all of it."""
-    yield
-    logger = logging.getLogger("geomformer")
-    logger.setLevel(logging.NOTSET)
-    logger.handlers.clear()
 
 
 @pytest.fixture(scope="session")
