@@ -30,7 +30,7 @@ def cpu_computes_bf16() -> bool:
     """Whether matrix products in bf16 are faster than in float32 on this CPU; without instructions they are slower."""
     import torch
 
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def keep_freed_memory() -> None:

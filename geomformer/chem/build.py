@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from rdkit import Chem
@@ -61,7 +61,7 @@ class ChemistryOptions:
     def __post_init__(self) -> None:
         if self.geometry not in ("generate", "input", "dft"):
             raise ConfigError(f"geometry is 'generate', 'input' or 'dft', found {self.geometry!r}.")
-        if self.orbitals not in ("none", "huckel", "xtb"):
+        if self.orbitals not in get_args(OrbitalMethod):
             raise ConfigError(f"orbitals are 'none', 'huckel' or 'xtb', found {self.orbitals!r}.")
         for name in (
             "num_conformers",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from typing import Any, Literal
 
 from geomformer.chem import xtb
@@ -13,7 +12,7 @@ from geomformer.chem.build import ChemistryOptions
 from geomformer.errors import ConfigError
 from geomformer.executors import Executor, LocalExecutor
 from geomformer.prepared.dataset import NBODY_SWITCHES
-from geomformer.prepared.storage import DEFAULT_SHARD_ROWS
+from geomformer.prepared.storage import DEFAULT_SHARD_ROWS, installed_version
 
 MAX_CONFORMERS = 255
 """What the column `num_conformers` can hold."""
@@ -127,7 +126,7 @@ class PrepareOptions:
 def chemistry_fields(chemistry: ChemistryOptions, options: PrepareOptions, use_geometry: bool) -> dict[str, Any]:
     """Returns the options that every dataset of molecules records in its manifest."""
     fields = {"chemistry": asdict(chemistry), "limit": options.limit, "use_geometry": use_geometry}
-    return fields | ({"tblite_version": metadata.version("tblite")} if chemistry.orbitals == "xtb" else {})
+    return fields | ({"tblite_version": installed_version("tblite")} if chemistry.orbitals == "xtb" else {})
 
 
 def open_executor(options: PrepareOptions) -> Executor:

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from geomformer.artifacts.manifest import MIN_MOLECULES_PER_ELEMENT, Manifest
+from geomformer.chem import xtb
 from geomformer.chem.blocks import mol_block
 from geomformer.chem.build import ChemistryOptions, build
 from geomformer.elements import SYMBOLS
@@ -235,8 +236,10 @@ def predict_file(
 
     Raises:
         DataError: the file is missing, empty or unreadable; the output cannot be written.
-        ConfigError: the output is one of the input files.
+        ConfigError: the output is one of the input files, or the package for the orbitals is not installed.
     """
+    if predictor.chemistry.orbitals == "xtb":
+        xtb.check_installed()
     manifest = predictor.manifest
     summary = PredictSummary(out, manifest.reference, predictor.target, manifest.target(predictor.target).unit)
     if predictor.domain is not None:

@@ -78,10 +78,10 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-def rdkit_version() -> str:
-    """Returns the version of RDKit as installed, without loading it."""
+def installed_version(package: str) -> str:
+    """Returns the version of a package as installed, without loading it."""
     try:
-        return metadata.version("rdkit")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
 
@@ -133,7 +133,7 @@ class PreparedWriter:
             "level_of_theory": description.level_of_theory,
             "seed": description.seed,
             "targets": dict(description.targets),
-            "rdkit_version": rdkit_version(),
+            "rdkit_version": installed_version("rdkit"),
             "shard_rows": shard_rows,
         }
         self._identity: dict[str, Any] = json.loads(_json(identity))

@@ -6,11 +6,12 @@ alone and the test sets.
 
     python recipes/gap/build_data.py RAW --out data/prepared --workers 2
 
-`--only NAME` (may be repeated) makes some of them: one without rows of QM9 takes 15 minutes, all over three hours.
+`--only NAME` (may be repeated) makes some of them: one without rows of QM9 takes 15 minutes, `gap-mixture-xtb`
+49 on two cores, all of them hours.
 
 RAW holds `pubchem_gap/iqspr_pubchem_gap.csv`, `pubchem_gap/pubchemqc_b3lyp_pm6_sample.csv`,
 `pcqm4mv2/pcqm4mv2_rows.csv`, `pcqm4mv2/pcqm4mv2_train_first1800.sdf` and `qm9/qm9.parquet` (sources and licences:
-data/cards/*.md).
+data/cards/README.md).
 
 Levels of theory are kept apart as targets: `gap` (B3LYP/6-31G*, PubChemQC and PCQM4Mv2), `gap_qm9`
 (B3LYP/6-31G(2df,p), QM9) and `gap_pm6` (B3LYP/6-31G* at PM6 geometries: few molecules, but larger and more varied). No

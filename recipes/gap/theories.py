@@ -2,7 +2,7 @@
 
     python recipes/gap/theories.py RAW --molecules 400
 
-RAW holds `pcqm4mv2/pcqm4mv2_train_first1800.sdf` (data/cards/pcqm4mv2.md). Every theory is asked at the DFT geometry,
+RAW holds `pcqm4mv2/pcqm4mv2_train_first1800.sdf` (data/cards/README.md). Every theory is asked at the DFT geometry,
 and GFN1-xTB also at the first conformer that `preprocess` generates and at that conformer relaxed by GFN1-xTB. Prints
 the correlation of each gap with the label, and the mean absolute error of the line fitted through both.
 """

@@ -18,13 +18,14 @@ from rdkit.Chem import AllChem
 
 from geomformer import api
 from geomformer.artifacts.manifest import Inputs
+from geomformer.chem import xtb
 from geomformer.chem.build import ChemistryOptions, build, build_record
 from geomformer.errors import ArtifactError, ConfigError, DataError
 from geomformer.executors import Failure, LocalExecutor
 from geomformer.inference import predictor as predictor_module
 from geomformer.inference.averaging import predict_records
 from geomformer.inference.domain import describe
-from geomformer.inference.predictor import Predictor, input_name
+from geomformer.inference.predictor import Predictor, input_name, predict_file
 from geomformer.io.sdf import records as sdf_records
 from geomformer.records import RawMolecule, Record
 
@@ -166,6 +167,19 @@ def test_the_way_a_molecule_is_written_changes_nothing(load: Callable[..., Predi
     assert {row["smiles"] for row in rows} == {"CC(C)CN"}
     assert [row["pred_gap_ev"] for row in rows] == pytest.approx([rows[0]["pred_gap_ev"]] * 6, abs=1e-4)
     assert [row["spread_gap_ev"] for row in rows] == pytest.approx([rows[0]["spread_gap_ev"]] * 6, abs=1e-4)
+
+
+def test_without_the_package_for_its_orbitals_nothing_is_begun(
+    load: Callable[..., Predictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = load("orbitals")
+    predictor = replace(predictor, chemistry=replace(predictor.chemistry, orbitals="xtb"))
+    source = tmp_path / "in.csv"
+    source.write_text("smiles\nCCO\n")
+    monkeypatch.setattr(xtb, "is_installed", lambda: False)
+    with pytest.raises(ConfigError, match="take the package tblite"):
+        predict_file(predictor, [source], tmp_path / "out.csv", workers=0)
+    assert [item.name for item in tmp_path.iterdir()] == ["in.csv"]
 
 
 def test_a_model_of_frontier_orbitals_finds_them_in_any_input(load: Callable[..., Predictor]) -> None:
