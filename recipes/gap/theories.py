@@ -3,8 +3,9 @@
     python recipes/gap/theories.py RAW --molecules 400
 
 RAW holds `pcqm4mv2/pcqm4mv2_train_first1800.sdf` (data/cards/README.md). Every theory is asked at the DFT geometry,
-and GFN1-xTB also at the first conformer that `preprocess` generates and at that conformer relaxed by GFN1-xTB. Prints
-the correlation of each gap with the label, and the mean absolute error of the line fitted through both.
+and GFN1-xTB also at the first conformer that `preprocess` generates, as it is and after some steps of `chem.relaxation`
+or of ASE's LBFGS on its own energy. Prints the correlation of each gap with the label, and the mean absolute error of
+the line fitted through both.
 """
 
 from __future__ import annotations
@@ -42,19 +43,21 @@ def conformer(mol: Chem.Mol) -> Geometry:
     return record.atomic_numbers, record.positions[0]
 
 
-def relaxed(mol: Chem.Mol, steps: int) -> Geometry:
+def lbfgs(mol: Chem.Mol, steps: int) -> Geometry:
     numbers, positions = conformer(mol)
     atoms = Atoms(numbers, positions, calculator=TBLite(method="GFN1-xTB", verbosity=0))
     LBFGS(atoms, logfile=None).run(fmax=FORCE, steps=steps)
     return numbers, atoms.get_positions()
 
 
-GEOMETRIES: dict[str, Callable[[Chem.Mol], Geometry]] = {
-    "DFT": dft,
-    "conformer": conformer,
-    "10 steps of relaxation": functools.partial(relaxed, steps=10),
-    "relaxed": functools.partial(relaxed, steps=100),
+GEOMETRIES: dict[str, tuple[Callable[[Chem.Mol], Geometry], int]] = {
+    "DFT": (dft, 0),
+    "conformer": (conformer, 0),
+    **{f"conformer, {steps} steps": (conformer, steps) for steps in (2, 4, 8, 16)},
+    "conformer, 10 steps of LBFGS": (functools.partial(lbfgs, steps=10), 0),
+    "conformer, up to 100 steps of LBFGS": (functools.partial(lbfgs, steps=100), 0),
 }
+"""What makes a geometry, and the steps of `chem.relaxation` from there."""
 
 
 def gap(geometry: Geometry, method: OrbitalMethod) -> float:
@@ -67,8 +70,9 @@ def row(theory: str, geometry: str, molecules: list[Chem.Mol], labels: np.ndarra
     method: OrbitalMethod = "huckel"
     if "xTB" in theory:
         method, xtb.METHOD = "xtb", theory
+    make, xtb.RELAXATION_STEPS = GEOMETRIES[geometry]
     start = time.perf_counter()
-    found = np.array([gap(GEOMETRIES[geometry](mol), method) for mol in molecules])
+    found = np.array([gap(make(mol), method) for mol in molecules])
     each = 1000 * (time.perf_counter() - start) / len(molecules)
     known = np.isfinite(found)
     line = np.polyfit(found[known], labels[known], 1)
