@@ -71,7 +71,7 @@ MIXTURES = {
     "gap-mixture": Mixture(num_qm9=110_000),
     "gap-mixture-third": Mixture(num_qm9=110_000, pm6=True),
     "gap-alone-xtb": Mixture(orbitals="xtb"),
-    "gap-mixture-xtb": Mixture(num_qm9=60_000, pm6=True, orbitals="xtb"),
+    "gap-mixture-xtb": Mixture(num_qm9=30_000, orbitals="xtb"),
 }
 SHIPPED = "gap-mixture-third"
 """What the shipped models have seen: the other mixtures hold a part of it."""

@@ -39,6 +39,7 @@ def test_electrons_are_counted_with_their_charge(smiles: str, occupied: int) -> 
 def test_populations_are_those_of_the_charges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the populations of the occupied orbitals are the valence electrons that the program leaves at the atoms."""
     monkeypatch.setattr(xtb, "RELAXATION_STEPS", 0)
+    monkeypatch.setattr(xtb, "ACCURACY", 1.0)
     numbers, positions, _ = relaxed("CC(=O)N")
     _, populations, occupied = xtb.solve(numbers, positions) or pytest.fail("no orbitals")
     calculator = tblite.Calculator("GFN1-xTB", numbers, positions / orbitals.huckel.BOHR)
