@@ -25,7 +25,10 @@ NEGLIGIBLE = 0.05
 STRAIGHT = 0.1
 """Sine of an angle below which it counts as straight."""
 FREE = 0.005
-"""hartree/bohr^2 in every direction, for what no bond, bend or torsion holds."""
+"""hartree/bohr^2 added in every direction: all there is where no bond, bend or torsion holds."""
+CROWDED = 12.0
+"""Bonded atoms per atom, on average, from which no bends and torsions are looked for: a molecule has 2 to 4, one whose
+coordinates came in another unit so many that they would not fit into memory."""
 MAX_MOVE = 0.3
 """bohr that an atom goes at most in one step."""
 
@@ -33,26 +36,31 @@ MAX_MOVE = 0.3
 def descend(
     surface: Callable[[np.ndarray], tuple[float, np.ndarray] | None], numbers: np.ndarray, start: np.ndarray, steps: int
 ) -> int:
-    """Asks `surface` at `start` and after each of `steps` steps, as long as it has an answer.
+    """Asks `surface` at `start` and after each of `steps` steps, as long as its answers are numbers.
 
     Args:
         surface: energy (hartree) and gradient (N, 3), hartree/bohr, at positions (N, 3), bohr; None where it has none.
         numbers: atomic numbers. (N,)
         start: (N, 3), bohr.
+        steps: how many to take.
 
     Returns:
         which of its answers, counted from 0, has the lowest energy; -1 where there was none.
     """
-    position, hessian = start, model_hessian(numbers, start)
+    position = start
     energies: list[float] = []
-    move = before = None
-    for _ in range(steps + 1):
+    hessian = move = before = None
+    for step in range(steps + 1):
         answer = surface(position)
-        if answer is None:
+        if answer is None or not np.isfinite(answer[0]):
             break
         energies.append(answer[0])
         gradient = answer[1].ravel()
-        if move is not None and before is not None:
+        if step == steps or not np.isfinite(gradient).all():
+            break
+        if hessian is None or move is None or before is None:
+            hessian = model_hessian(numbers, start)
+        else:
             hessian = updated(hessian, move, gradient - before)
         move, before = limited(-np.linalg.solve(hessian, gradient)), gradient
         position = position + move.reshape(-1, 3)
@@ -88,6 +96,8 @@ def model_hessian(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
     hessian = FREE * np.eye(positions.size)
     i, j = np.nonzero(np.triu(closeness > 0))
     hessian += springs(len(numbers), (i, j), stretches(positions, i, j), STRETCH * closeness[i, j])
+    if bonded.sum() > CROWDED * len(bonded):
+        return hessian
     i, j, k = np.nonzero(bonded[:, :, None] & bonded[None] & np.triu(~np.eye(len(bonded), dtype=bool))[:, None])
     for gradients in bends(positions, i, j, k):
         hessian += springs(len(numbers), (i, j, k), gradients, BEND * closeness[i, j] * closeness[j, k])
@@ -110,11 +120,11 @@ def springs(
     size: int, atoms: tuple[np.ndarray, ...], gradients: tuple[np.ndarray, ...], strength: np.ndarray
 ) -> np.ndarray:
     """Sum of k b b^T over M coordinates, each of which moves the same few atoms. (3N, 3N)"""
-    b_MN3 = np.zeros((len(strength), size, 3))
+    blocks = np.zeros((size, size, 3, 3))
     for atom, gradient in zip(atoms, gradients, strict=True):
-        b_MN3[np.arange(len(strength)), atom] = gradient
-    b = b_MN3.reshape(len(strength), 3 * size)
-    return b.T @ (strength[:, None] * b)
+        for other, its_gradient in zip(atoms, gradients, strict=True):
+            np.add.at(blocks, (atom, other), (strength[:, None] * gradient)[:, :, None] * its_gradient[:, None, :])
+    return blocks.transpose(0, 2, 1, 3).reshape(3 * size, 3 * size)
 
 
 def stretches(x: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, ...]:

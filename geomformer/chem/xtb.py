@@ -1,5 +1,5 @@
-"""Orbitals by GFN1-xTB, a self-consistent tight-binding theory, at a geometry that it has relaxed a little itself: ten
-times the cost of extended Hückel theory, and gaps that follow those of density functional theory far more closely.
+"""Orbitals by GFN1-xTB, a self-consistent tight-binding theory, at a geometry that it has relaxed a little itself:
+dearer than extended Hückel theory, with gaps that follow those of density functional theory far more closely.
 
 Source: Grimme, Bannwarth, Shushkov, J. Chem. Theory Comput. 13, 1989 (2017). Program: tblite.
 """
@@ -23,10 +23,13 @@ METHOD = "GFN1-xTB"
 HARTREE = 27.211386245988
 """eV."""
 ACCURACY = 100.0
-"""Of the self-consistency, in units of tblite: gaps are then some 0.002 eV from the converged ones, for a quarter less
-time than at 10."""
+"""Of the self-consistency, in units of tblite: gaps of neutral molecules are then some 0.003 eV from converged ones,
+for a quarter less time than at 10."""
 RELAXATION_STEPS = 8
-"""Gaps hang on bond lengths, of which force fields know little; more steps gain little (`recipes/gap/theories.py`)."""
+"""Gaps hang on bond lengths, of which force fields know little; more steps gain little (`recipes/gap/theories.py`).
+Salts and zwitterions are still on their way after them: their gaps hang on where the ions have got to."""
+RELAXED_ATOMS = 150
+"""Atoms, hydrogens included, up to which there are such steps: each of them costs half of what the orbitals do."""
 MAX_ATOMS = 400
 """Atoms, hydrogens included, up to which orbitals are looked for: time grows with the cube, to minutes there."""
 MAX_ITERATIONS = 100
@@ -109,7 +112,7 @@ def _descended(numbers: np.ndarray, start: np.ndarray, charge: int, unpaired: in
     settings = {"verbosity": 0, "accuracy": ACCURACY, "max-iter": MAX_ITERATIONS, "save-integrals": 1}
     for key, value in settings.items():
         calculator.set(key, value)
-    lowest = descend(surface, numbers, start, RELAXATION_STEPS)
+    lowest = descend(surface, numbers, start, RELAXATION_STEPS if len(numbers) <= RELAXED_ATOMS else 0)
     return (answers[lowest], calculator.get("shell-map")[calculator.get("orbital-map")]) if answers else None
 
 

@@ -11,7 +11,6 @@ the line fitted through both.
 from __future__ import annotations
 
 import argparse
-import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +28,6 @@ from geomformer.records import NUM_ORBITALS, OrbitalMethod, RawMolecule
 
 Geometry = tuple[np.ndarray, np.ndarray]
 """Atomic numbers (N,) and positions (N, 3), Angstrom."""
-FORCE = 0.05
-"""eV/Angstrom of the largest force at which a relaxation ends."""
 
 
 def dft(mol: Chem.Mol) -> Geometry:
@@ -43,19 +40,18 @@ def conformer(mol: Chem.Mol) -> Geometry:
     return record.atomic_numbers, record.positions[0]
 
 
-def lbfgs(mol: Chem.Mol, steps: int) -> Geometry:
+def lbfgs(mol: Chem.Mol) -> Geometry:
     numbers, positions = conformer(mol)
     atoms = Atoms(numbers, positions, calculator=TBLite(method="GFN1-xTB", verbosity=0))
-    LBFGS(atoms, logfile=None).run(fmax=FORCE, steps=steps)
+    LBFGS(atoms, logfile=None).run(fmax=0.0, steps=10)
     return numbers, atoms.get_positions()
 
 
 GEOMETRIES: dict[str, tuple[Callable[[Chem.Mol], Geometry], int]] = {
     "DFT": (dft, 0),
     "conformer": (conformer, 0),
-    **{f"conformer, {steps} steps": (conformer, steps) for steps in (2, 4, 8, 16)},
-    "conformer, 10 steps of LBFGS": (functools.partial(lbfgs, steps=10), 0),
-    "conformer, up to 100 steps of LBFGS": (functools.partial(lbfgs, steps=100), 0),
+    **{f"conformer, {steps} steps": (conformer, steps) for steps in (1, 2, 4, 8, 16, 32)},
+    "conformer, 10 steps of LBFGS": (lbfgs, 0),
 }
 """What makes a geometry, and the steps of `chem.relaxation` from there."""
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import math
+import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from checks.molecules import relaxed
 
 from geomformer.chem.huckel import BOHR
-from geomformer.chem.relaxation import FREE, MAX_MOVE, bends, descend, limited, model_hessian, torsions
+from geomformer.chem.relaxation import FREE, MAX_MOVE, bends, descend, limited, model_hessian, torsions, updated
 
 SMILES = ["CC(=O)Nc1ccccc1", "C#N", "O=C=O", "CC#CC", "C", "[Na+].[Cl-]", "O=S(=O)(O)c1ccc(Br)cc1"]
 
@@ -27,12 +30,13 @@ def dihedral(x: np.ndarray) -> float:
     return math.atan2(np.linalg.norm(b) * a @ np.cross(b, c), np.cross(a, b) @ np.cross(b, c))
 
 
-def numerical(function, x: np.ndarray, step: float = 1e-5) -> np.ndarray:
+def numerical(function: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
     result = np.zeros_like(x)
     for place in np.ndindex(*x.shape):
         shift = np.zeros_like(x)
         shift[place] = step
-        result[place] = (function(x + shift) - function(x - shift)) / (2 * step)
+        change = math.remainder(function(x + shift) - function(x - shift), 2 * math.pi)  # across 180 degrees
+        result[place] = change / (2 * step)
     return result
 
 
@@ -74,6 +78,59 @@ def test_the_model_hessian_turns_with_the_molecule(smiles: str) -> None:
     np.testing.assert_allclose(found, np.einsum("iajb,xa,yb->ixjy", blocks, turn, turn), atol=1e-8)
 
 
+@pytest.mark.parametrize("smiles", ["CCO", "C1CC1Cl", "CI", "c1ccsc1"])
+def test_the_model_hessian_is_that_of_lindh(smiles: str) -> None:
+    """Written anew: constants from the paper, every coordinate once, its gradient from finite differences."""
+    numbers, x = molecule(smiles)
+    rows = [0 if number <= 2 else 1 if number <= 10 else 2 for number in numbers]
+    alpha = [[1.0, 0.3949, 0.3949], [0.3949, 0.28, 0.28], [0.3949, 0.28, 0.28]]
+    length = [[1.35, 2.10, 2.53], [2.10, 2.87, 3.40], [2.53, 3.40, 3.40]]
+
+    def closeness(*atoms: int) -> float:
+        pairs = itertools.pairwise(atoms)
+        powers = [alpha[rows[i]][rows[j]] * (length[rows[i]][rows[j]] ** 2 - sum((x[i] - x[j]) ** 2)) for i, j in pairs]
+        return math.exp(sum(powers))
+
+    def term(strength: float, function: Callable[[np.ndarray], float], atoms: list[int]) -> np.ndarray:
+        b = np.zeros_like(x)
+        b[atoms] = numerical(function, x[atoms])
+        return strength * closeness(*atoms) * np.outer(b, b)
+
+    expected = FREE * np.eye(x.size)
+    near = {pair for pair in itertools.permutations(range(len(x)), 2) if closeness(*pair) > 0.05}
+    for pair in itertools.combinations(range(len(x)), 2):
+        expected += term(0.45, lambda ends: float(np.linalg.norm(ends[0] - ends[1])), list(pair))
+    for i, j, k in itertools.permutations(range(len(x)), 3):
+        if i < k and {(i, j), (j, k)} <= near:
+            expected += term(0.15, angle, [i, j, k])
+    for i, j, k, m in itertools.permutations(range(len(x)), 4):
+        if j < k and {(i, j), (j, k), (k, m)} <= near:
+            expected += term(0.005, dihedral, [i, j, k, m])
+    np.testing.assert_allclose(model_hessian(numbers, x), expected, atol=1e-7)
+
+
+def test_coordinates_in_another_unit_cost_no_memory() -> None:
+    """Four hundred atoms within two Angstrom: 80,000 pairs, and more bends and torsions than could be counted."""
+    x = 4.0 * np.random.default_rng(0).random((400, 3))
+    tracemalloc.start()
+    model_hessian(np.full(400, 6), x)
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
+
+
+def test_the_update_knows_what_the_last_step_did() -> None:
+    """H' s = y, and H' as it was across both; H where the surface is curved the other way."""
+    rng = np.random.default_rng(0)
+    hessian, move = model_hessian(*molecule("CO")), rng.normal(size=18)
+    change = 2.0 * hessian @ move
+    found = updated(hessian, move, change)
+    np.testing.assert_allclose(found @ move, change, atol=1e-10)
+    across = rng.normal(size=18)
+    across -= across @ change / (change @ change) * change
+    np.testing.assert_allclose(found @ across, hessian @ across, atol=1e-10)
+    assert updated(hessian, move, -change) is hessian
+
+
 def test_one_atom_is_held_by_nothing() -> None:
     np.testing.assert_array_equal(model_hessian(np.array([6]), np.zeros((1, 3))), FREE * np.eye(3))
 
@@ -111,6 +168,18 @@ def test_descent_takes_the_lowest_of_the_answers_it_gets() -> None:
     ends = iter([(1.0, np.ones((2, 3))), None])
     assert descend(lambda place: next(ends), numbers, x, 5) == 0
     assert descend(lambda place: None, numbers, x, 5) == -1
+
+
+@pytest.mark.parametrize(("odd", "lowest"), [((math.nan, np.ones((2, 3))), 0), ((0.0, np.full((2, 3), math.inf)), 1)])
+def test_descent_ends_at_what_is_no_number(odd: tuple[float, np.ndarray], lowest: int) -> None:
+    answers, places = [(1.0, np.ones((2, 3))), odd], []
+
+    def surface(place: np.ndarray) -> tuple[float, np.ndarray]:
+        places.append(place)
+        return answers[len(places) - 1]
+
+    assert descend(surface, np.array([1, 1]), np.array([[0.0, 0, 0], [1.4, 0, 0]]), 5) == lowest
+    assert len(places) == 2 and np.isfinite(places).all()
 
 
 def test_no_atom_goes_far_in_one_step() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,40 @@ def test_a_geometry_that_cannot_be_improved_is_kept(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tblite.Calculator, "update", fails_later)
     found, *_ = xtb.solve(numbers, positions) or pytest.fail("no orbitals")
     np.testing.assert_array_equal(found, expected)
+
+
+def test_the_lowest_geometry_is_the_one_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the last one that was asked for, whose answer a later one must not have overwritten either."""
+    numbers, positions, _ = relaxed("CC(=O)N")
+    monkeypatch.setattr(xtb, "RELAXATION_STEPS", 0)
+    expected, *_ = xtb.solve(numbers, positions) or pytest.fail("no orbitals")
+
+    def uphill(surface: Callable[[np.ndarray], object], numbers: np.ndarray, start: np.ndarray, steps: int) -> int:
+        for stretched in (1.0, 1.1, 1.2):
+            assert surface(stretched * start) is not None
+        return 0
+
+    monkeypatch.setattr(xtb, "descend", uphill)
+    found, *_ = xtb.solve(numbers, positions) or pytest.fail("no orbitals")
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_charges_move_the_levels() -> None:
+    """Of ammonium they lie some 7 eV below those that its atoms would have without the charge."""
+    numbers, positions, charge = relaxed("[NH4+]")
+    ion, neutral = (xtb.solve(numbers, positions, q) or pytest.fail("no orbitals") for q in (charge, 0))
+    assert ion[2] == neutral[2] == 4 and ion[0][0] < neutral[0][0] - 4.0
+
+
+def test_large_molecules_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, positions, _ = relaxed("CC(=O)N")
+    after, *_ = xtb.solve(numbers, positions) or pytest.fail("no orbitals")
+    monkeypatch.setattr(xtb, "RELAXED_ATOMS", len(numbers) - 1)
+    found, *_ = xtb.solve(numbers, positions) or pytest.fail("no orbitals")
+    monkeypatch.setattr(xtb, "RELAXATION_STEPS", 0)
+    before, *_ = xtb.solve(numbers, positions) or pytest.fail("no orbitals")
+    np.testing.assert_array_equal(found, before)
+    assert np.abs(after - before).max() > 0.01
 
 
 def test_what_the_program_refuses_is_unknown() -> None:
