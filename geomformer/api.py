@@ -253,7 +253,7 @@ def predict(
     Args:
         source: one or several files.
         out: output, its kind by suffix.
-        model: NAME, NAME@VERSION or a folder; the bundled gap model by default.
+        model: NAME, NAME@VERSION or a folder; by default the bundled gap model that errs least with what is installed.
         models: store of trained models.
         conformers, geometry, workers, smiles_column, id_column: for molecules.
         adsorbate: for structures, numbers of the adsorbate's atoms counted from 0, also as text ("36-38").
@@ -266,6 +266,7 @@ def predict(
         ArtifactError: see `load_model`.
         DataError: a file is missing, empty or unreadable; the output cannot be written.
     """
+    from geomformer.artifacts.locate import best_bundled
     from geomformer.inference.forces import predicts_forces
     from geomformer.inference.kinds import check_kind, check_unused, reads_structures
     from geomformer.inference.predictor import predict_file
@@ -274,7 +275,8 @@ def predict(
 
     sources = [Path(source)] if isinstance(source, str | Path) else [Path(item) for item in source]
     atoms = parse_atoms(adsorbate) if isinstance(adsorbate, str) else adsorbate
-    predictor = load_model(model, models=models, conformers=conformers, geometry=geometry, device=device)
+    chosen = model or best_bundled()
+    predictor = load_model(chosen, models=models, conformers=conformers, geometry=geometry, device=device)
     check_kind(predictor.manifest, sources)
     if reads_structures(predictor.manifest):
         check_unused(predictor.manifest, {"--smiles-column": smiles_column, "--id-column": id_column})

@@ -25,7 +25,7 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         help="Trained model: NAME, NAME@VERSION or a folder.",
-        show_default="the model that comes with geomformer",
+        show_default="one that comes with geomformer",
         rich_help_panel=MODEL,
     ),
 ]

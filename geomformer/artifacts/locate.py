@@ -11,7 +11,7 @@ from geomformer.artifacts.manifest import NAME
 from geomformer.errors import ArtifactError, nearest
 
 BUNDLED = Path(geomformer.__file__).parent / "bundled"
-DEFAULT_MODEL = "gap-geomformer"
+DEFAULT_MODEL, XTB_MODEL = "gap-geomformer", "gap-geomformer-xtb"
 
 
 def default_root() -> Path:
@@ -87,6 +87,15 @@ def resolve(reference: str | Path | None, root: Path) -> Path:
     if at and not is_version(version):
         raise ArtifactError(f"'{reference}': expected NAME@VERSION with a version from 1, found '{version}'")
     return _named(name, int(version) if at else None, [root, bundled_root()])
+
+
+def best_bundled() -> Path:
+    """The bundled model that predicts where none is named: the one with orbitals of GFN1-xTB, which errs less, where
+    the package for them is installed.
+    """
+    from geomformer.chem import xtb  # late: numpy, which other commands do without
+
+    return _named(XTB_MODEL if xtb.is_installed() else DEFAULT_MODEL, None, [bundled_root()])
 
 
 def _named(name: str, version: int | None, roots: list[Path]) -> Path:

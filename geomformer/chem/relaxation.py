@@ -1,7 +1,7 @@
 """A few steps down a potential energy surface, for theories that are too expensive for many.
 
 Newton's method from a model Hessian that knows which atoms are bonded, corrected by what the gradients say (BFGS).
-Without it the stiff bonds keep the steps small: ten steps that start from a multiple of the identity do less than two.
+Without it the stiff bonds keep the steps small: ten steps from a multiple of the identity do no more than two.
 
 Sources: Lindh, Bernhardsson, Karlström, Malmqvist, Chem. Phys. Lett. 241, 423 (1995) for the Hessian; Nocedal, Wright,
 Numerical Optimization (2006), chapter 6 for its update.

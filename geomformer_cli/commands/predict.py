@@ -111,7 +111,8 @@ def predict(
     molecule is like those the model was trained on (inside, outside; empty
     where the model does not know), column expected_error_... how wrong the
     number is expected to be. Without --model the answer is the HOMO-LUMO
-    gap in eV, from the model that comes with geomformer.
+    gap in eV, from a model that comes with geomformer: the better one where
+    the package tblite is installed.
 
     Models of catalysts (tasks is2re, is2rs) read slabs with an adsorbate and
     write their relaxed structures, or a table. Fixed atoms stay exactly where
@@ -146,6 +147,8 @@ def predict(
             progress=progress,
         )
     _summarise(summary)
+    if model is None:
+        _advise(summary)
     if json:
         console.result_json({**vars(summary), "out": str(summary.out)})
     if not ANSWERED.intersection(summary.statuses):
@@ -159,6 +162,14 @@ def predict(
 def _errors(out: Path) -> str:
     table = out.name.lower().removesuffix(".gz").endswith((".csv", ".jsonl", ".parquet", ".sdf"))
     return f"{'column' if table else 'info'} 'error' of {out}"
+
+
+def _advise(summary: PredictSummary) -> None:
+    """Of the better model, to whoever named none and got the other one."""
+    from geomformer.artifacts.locate import DEFAULT_MODEL, XTB_MODEL
+
+    if summary.model.partition("@")[0] == DEFAULT_MODEL:
+        console.message(f"{XTB_MODEL} errs less and answers where tblite is there: python -m pip install tblite")
 
 
 def _summarise(summary: PredictSummary) -> None:

@@ -6,8 +6,8 @@ alone and the test sets.
 
     python recipes/gap/build_data.py RAW --out data/prepared --workers 2
 
-`--only NAME` (may be repeated) makes some of them: one without rows of QM9 takes 15 minutes, `gap-mixture-xtb`
-49 on two cores, all of them hours.
+`--only NAME` (may be repeated) makes some of them: one without rows of QM9 takes 15 minutes on two cores, 20 with
+orbitals of GFN1-xTB, all of them hours.
 
 RAW holds `pubchem_gap/iqspr_pubchem_gap.csv`, `pubchem_gap/pubchemqc_b3lyp_pm6_sample.csv`,
 `pcqm4mv2/pcqm4mv2_rows.csv`, `pcqm4mv2/pcqm4mv2_train_first1800.sdf` and `qm9/qm9.parquet` (sources and licences:

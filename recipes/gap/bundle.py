@@ -1,7 +1,7 @@
 """Evaluates a trained gap model on its two test sets and stores it, with its card, among the bundled models.
 
     python recipes/gap/bundle.py gap-geomformer --data-root data
-    python recipes/gap/bundle.py gap-geomformer-xtb --mixture gap-mixture-xtb --suffix=-xtb --into data/models
+    python recipes/gap/bundle.py gap-geomformer-xtb --mixture gap-mixture-xtb --suffix=-xtb
 
 What the model was trained on (`domain.safetensors`) is described from the training rows of the mixture, and expected
 errors are fitted to its validation rows; the test sets only measure how good both are. The mixture is named, or given
@@ -56,7 +56,6 @@ def main() -> None:
     parser.add_argument("--suffix", default="", help="of the names of the test sets")
     parser.add_argument("--data-root", type=Path, default=None)
     parser.add_argument("--models", type=Path, default=None)
-    parser.add_argument("--into", type=Path, default=None, help="store; the bundled models by default")
     arguments = parser.parse_args()
     root = arguments.data_root
     source = load_artifact(arguments.model, api.models_root(arguments.models))
@@ -72,7 +71,7 @@ def main() -> None:
     for name, values in metrics.items():
         print(name, values)
     print("\n\n".join(f"{title}\n\n{text}" for title, text in sections.items()))
-    artifact = store(source, metrics, sections, domain, arguments.into or bundled_root(), pcqm.records[:3])
+    artifact = store(source, metrics, sections, domain, bundled_root(), pcqm.records[:3])
     print(artifact.path)
     print(f'    "{artifact.reference}": "{pin_of(artifact.path)}",')
 

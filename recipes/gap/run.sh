@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the bundled gap model again: recipes/gap/run.sh RAW   (what RAW holds: recipes/gap/build_data.py)
+# Makes both bundled gap models again: recipes/gap/run.sh RAW   (what RAW holds: recipes/gap/build_data.py)
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 python "$here/build_data.py" "$1" --out data/prepared --workers 2 --only gap-mixture-first --only gap-mixture \
@@ -11,3 +11,9 @@ geomformer train --task gap --config "$here/fourth.yaml" --init gap-third --out 
 geomformer train --task gap --config "$here/fifth.yaml" --init gap-fourth --out runs/gap-fifth --name gap-fifth
 python "$here/average.py" gap-fourth gap-fifth --name gap-geomformer
 python "$here/bundle.py" gap-geomformer
+
+python "$here/build_data.py" "$1" --out data/prepared --workers 2 --only gap-alone-xtb --only gap-mixture-xtb \
+    --only gap-pcqm4mv2-valid-xtb --only gap-qm9-test-xtb
+geomformer train --task gap --config "$here/alone-xtb.yaml" --out runs/gap-alone-xtb --name gap-alone-xtb
+geomformer train --task gap --config "$here/xtb.yaml" --init gap-alone-xtb --out runs/gap-xtb --name gap-geomformer-xtb
+python "$here/bundle.py" gap-geomformer-xtb --mixture gap-mixture-xtb --suffix=-xtb

@@ -128,6 +128,19 @@ def test_predict_says_how_many_rows_are_outside_of_the_training_data(stand_in: A
     assert "2 of them outside" in found.stderr and "column 'domain'" in found.stderr
 
 
+def test_predict_tells_of_the_better_model_whoever_named_none(stand_in: Any) -> None:
+    for model, options, told in (
+        ("gap-geomformer@5", [], True),
+        ("gap-geomformer@5", ["--model", "gap-geomformer"], False),
+        ("gap-geomformer-xtb@2", [], False),
+    ):
+        result = summary(ok=1)
+        result.model = model
+        stand_in("predict", result)
+        found = run("predict", "in.sdf", "--out", "gaps.csv", *options)
+        assert ("pip install tblite" in found.stderr) == told
+
+
 def test_predict_without_any_number_exits_3(stand_in: Any) -> None:
     stand_in("predict", summary(unparsable=2))
     found = run("predict", "in.sdf", "--out", "gaps.csv")

@@ -1,4 +1,4 @@
-"""The bundled gap model: whole, small, honest about its data, and still giving its numbers."""
+"""The bundled gap models: whole, small, honest about its data, and still giving its numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pytest
 from rdkit import Chem
 
 from geomformer import api
-from geomformer.artifacts.locate import bundled_root
+from geomformer.artifacts.locate import DEFAULT_MODEL, XTB_MODEL, bundled_root
 from geomformer.artifacts.selftest import verify
 from geomformer.artifacts.store import load_artifact
+from geomformer.chem import xtb
 
 ROOT = Path(__file__).parents[2]
 MAX_MEBIBYTES = 30
+each = pytest.mark.parametrize("model", [DEFAULT_MODEL, XTB_MODEL])
 
 
 def flat_keys(smiles: list[str]) -> np.ndarray:
@@ -27,11 +29,12 @@ def flat_keys(smiles: list[str]) -> np.ndarray:
     )
 
 
-def test_files_pins_and_numbers_hold() -> None:
-    assert verify(load_artifact(None)) == []
+@each
+def test_files_pins_and_numbers_hold(model: str) -> None:
+    assert verify(load_artifact(bundled_root() / model)) == []
 
 
-def test_it_fits_the_wheel() -> None:
+def test_they_fit_the_wheel() -> None:
     size = sum(file.stat().st_size for file in bundled_root().rglob("*") if file.is_file())
     assert size < MAX_MEBIBYTES * 2**20
 
@@ -52,8 +55,9 @@ def test_the_keys_are_those_of_molecules_it_was_trained_on() -> None:
     assert np.isin(flat_keys(known), trained).all()
 
 
-def test_the_card_states_its_errors_and_limits() -> None:
-    manifest = load_artifact(None).manifest
+@each
+def test_the_card_states_its_errors_and_limits(model: str) -> None:
+    manifest = load_artifact(bundled_root() / model).manifest
     card = (bundled_root() / manifest.name / str(manifest.version) / "README.md").read_text(encoding="utf8")
     for title in ("PCQM4Mv2 validation, from SMILES", "QM9 test, from SMILES"):
         found = manifest.metrics[title]
@@ -63,8 +67,11 @@ def test_the_card_states_its_errors_and_limits() -> None:
     assert manifest.target("gap").level_of_theory == "B3LYP/6-31G*"
 
 
-def test_accuracy_on_a_hundred_validation_molecules(tmp_path: Path) -> None:
+@each
+def test_accuracy_on_a_hundred_validation_molecules(model: str, tmp_path: Path) -> None:
     """The error on a fixed sample stays near the card's; the margin covers sampling and other RDKit versions."""
+    if model == XTB_MODEL and not xtb.is_installed():
+        pytest.skip("tblite is not installed")
     with (ROOT / "data/samples/pcqm4mv2_valid.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))[::51]
     source, out = tmp_path / "sample.csv", tmp_path / "gaps.csv"
@@ -72,10 +79,10 @@ def test_accuracy_on_a_hundred_validation_molecules(tmp_path: Path) -> None:
         writer = csv.DictWriter(file, ["idx", "split", "smiles", "gap_ev"])
         writer.writeheader()
         writer.writerows(rows)
-    api.predict(source, out, conformers=1, workers=1)
+    api.predict(source, out, model=bundled_root() / model, conformers=1, workers=1)
     with out.open(newline="") as file:
         predicted = list(csv.DictReader(file))
     errors = [abs(float(row["pred_gap_ev"]) - float(row["gap_ev"])) for row in predicted if row["status"] == "ok"]
-    stated = load_artifact(None).manifest.metrics["PCQM4Mv2 validation, from SMILES"]["gap_mae_ev"]
+    stated = load_artifact(bundled_root() / model).manifest.metrics["PCQM4Mv2 validation, from SMILES"]["gap_mae_ev"]
     assert len(errors) >= 95
     assert np.mean(errors) == pytest.approx(stated, rel=0.35)

@@ -13,6 +13,7 @@ import torch
 
 from geomformer.artifacts import locate, pinned
 from geomformer.artifacts.store import load_artifact, resolve, save_artifact
+from geomformer.chem import xtb
 from geomformer.errors import ArtifactError
 from geomformer.models import build_model
 from geomformer.records import Batch
@@ -208,6 +209,15 @@ def test_bundled_models_are_the_last_resort_and_the_default(
     assert load_artifact("gap-geomformer", store).path == own.path
     assert load_artifact("gap-geomformer@1", store).path == shipped.path
     assert load_artifact(None, store).path == shipped.path
+
+
+def test_the_better_model_predicts_where_its_package_is_installed(
+    tmp_path: Path, save: Save, bundled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, installed in ((locate.XTB_MODEL, True), (locate.DEFAULT_MODEL, False)):
+        shipped = save(bundled, name)
+        monkeypatch.setattr(xtb, "is_installed", lambda found=installed: found)
+        assert locate.best_bundled() == shipped.path
 
 
 def test_the_default_store_follows_the_environment(tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
