@@ -90,8 +90,8 @@ def resolve(reference: str | Path | None, root: Path) -> Path:
 
 
 def best_bundled() -> Path:
-    """The bundled model that predicts where none is named: the one with orbitals of GFN1-xTB, which errs less, where
-    the package for them is installed.
+    """The bundled model that predicts where none is named: the one with orbitals of GFN1-xTB, which errs less on
+    molecules like those of PCQM4Mv2, where the package for them is installed.
     """
     from geomformer.chem import xtb  # late: numpy, which other commands do without
 

@@ -154,14 +154,14 @@ def bends(x: np.ndarray, i: np.ndarray, j: np.ndarray, k: np.ndarray) -> list[tu
 def chains(bonded: np.ndarray) -> tuple[np.ndarray, ...]:
     """Atoms i-j-k-m of which each is bonded to the next, each chain once."""
     first = np.stack(np.nonzero(np.triu(bonded)), axis=1)
-    chains = [
+    found = [
         (i, j, k, m)
         for j, k in first
         for i in np.flatnonzero(bonded[j])
         for m in np.flatnonzero(bonded[k])
         if len({i, j, k, m}) == 4
     ]
-    return tuple(np.array(chains, dtype=int).reshape(-1, 4).T)
+    return tuple(np.array(found, dtype=int).reshape(-1, 4).T)
 
 
 def torsions(x: np.ndarray, i: np.ndarray, j: np.ndarray, k: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, ...]:

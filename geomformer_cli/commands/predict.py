@@ -111,8 +111,8 @@ def predict(
     molecule is like those the model was trained on (inside, outside; empty
     where the model does not know), column expected_error_... how wrong the
     number is expected to be. Without --model the answer is the HOMO-LUMO
-    gap in eV, from a model that comes with geomformer: the better one where
-    the package tblite is installed.
+    gap in eV, from a model that comes with geomformer: the one that mostly
+    errs less where the package tblite is installed.
 
     Models of catalysts (tasks is2re, is2rs) read slabs with an adsorbate and
     write their relaxed structures, or a table. Fixed atoms stay exactly where
@@ -169,7 +169,7 @@ def _advise(summary: PredictSummary) -> None:
     from geomformer.artifacts.locate import DEFAULT_MODEL, XTB_MODEL
 
     if summary.model.partition("@")[0] == DEFAULT_MODEL:
-        console.message(f"{XTB_MODEL} errs less and answers where tblite is there: python -m pip install tblite")
+        console.message(f"{XTB_MODEL} mostly errs less; it answers where tblite is there: python -m pip install tblite")
 
 
 def _summarise(summary: PredictSummary) -> None:
