@@ -158,7 +158,7 @@ def load_model(
     """Loads a trained model, ready to run.
 
     Args:
-        reference: NAME, NAME@VERSION or a folder; the bundled gap model by default.
+        reference: NAME, NAME@VERSION or a folder; the bundled `gap-geomformer` by default.
         models: store of trained models.
         conformers: conformers averaged per molecule; models of catalysts take the structure that is given.
         geometry: "generate" conformers, or take the "input" file's own 3D coordinates; likewise.

@@ -116,7 +116,7 @@ def test_the_lowest_geometry_is_the_one_that_counts(monkeypatch: pytest.MonkeyPa
 
 
 def test_charges_move_the_levels() -> None:
-    """Of ammonium they lie some 7 eV below those that its atoms would have without the charge."""
+    """Of ammonium they lie some 9 eV below those that its atoms would have without the charge."""
     numbers, positions, charge = relaxed("[NH4+]")
     ion, neutral = (xtb.solve(numbers, positions, q) or pytest.fail("no orbitals") for q in (charge, 0))
     assert ion[2] == neutral[2] == 4 and ion[0][0] < neutral[0][0] - 4.0
