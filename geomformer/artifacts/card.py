@@ -46,8 +46,11 @@ def _summary(manifest: Manifest, config: RunConfig) -> str:
     model = config.model
     preset = f", preset `{config.preset}`" if config.preset else ""
     layers = f"{model.num_layers} layer{'' if model.num_layers == 1 else 's'}"
+    networks = f"A `{manifest.architecture}` network"
+    if model.members > 1:
+        networks = f"The mean of {model.members} `{manifest.architecture}` networks"
     return (
-        f"A `{manifest.architecture}` network for the task `{manifest.task}`{preset}: {layers}, "
+        f"{networks} for the task `{manifest.task}`{preset}: {layers}, "
         f"{model.embed_dim} channels, {model.num_heads} heads. `config.yaml` beside this file holds every setting."
     )
 

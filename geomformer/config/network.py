@@ -32,6 +32,7 @@ class NetworkConfig(Section):
     num_scalars: int = Field(1, ge=0, description="scalar targets per system")
     pooling: Literal["mean", "sum", "attention"] = Field("attention", description="from atoms to a scalar")
     num_vectors: int = Field(1, ge=0, description="vectors per atom")
+    members: int = Field(1, ge=1, description="networks whose outputs are averaged (`models combine`); 1 in training")
 
     @property
     def reads_graph(self) -> bool:

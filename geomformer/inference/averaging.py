@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from geomformer.models.network import ModelOutput
 from geomformer.prepared.collate import Sample, collate, num_tokens
 from geomformer.prepared.images import ImageOptions
 from geomformer.records import Batch, Record
@@ -28,19 +29,21 @@ class ConformerPredictions:
     Attributes:
         index: as given with the record.
         values: by target, one per conformer, in the target's unit. (C,) float64
+        variances: by target, of each value over the networks of a committee; 0 of one network. (C,) float64
         vectors: by name, for every atom of every conformer, such as the predicted "positions". (C, N, 3) float64
     """
 
     index: int
     values: dict[str, np.ndarray]
     vectors: dict[str, np.ndarray] = field(default_factory=dict)
+    variances: dict[str, np.ndarray] = field(default_factory=dict)
 
     def mean(self, target: str) -> float:
         return float(self.values[target].mean())
 
     def spread(self, target: str) -> float:
-        """Standard deviation over conformers; 0 for a single one."""
-        return float(self.values[target].std())
+        """Standard deviation over conformers and networks; 0 for one conformer and one network."""
+        return float(np.sqrt(self.values[target].var() + np.mean(self.variances.get(target, 0.0))))
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,15 @@ def predict_chunk(
         for position, sample in enumerate(sample for group in groups for sample in group)
     ]
     values = {target: np.empty(len(samples)) for target in task.targets}
+    variances = {target: np.zeros(len(samples)) for target in task.targets}
     vectors = {name: [np.empty((0, 3))] * len(samples) for name in task.vectors}
     dtype = next((parameter.dtype for parameter in model.parameters()), None)
     for batch in inference_batches(samples, settings):
-        scalars, found = predict_batch(model, task, batch.to(settings.device, dtype), settings.derivatives)
-        for target, prediction in scalars.items():
-            values[target][batch.index.numpy()] = prediction
-        for name, atoms in found.items():
+        found = predict_batch(model, task, batch.to(settings.device, dtype), settings.derivatives)
+        for places, scalars in ((values, found.scalars), (variances, found.variances)):
+            for target, numbers in scalars.items():
+                places[target][batch.index.numpy()] = numbers
+        for name, atoms in found.vectors.items():
             for position, own in zip(batch.index.tolist(), atoms, strict=True):
                 vectors[name][position] = own[: len(samples[position].positions)]
     results, start = [], 0
@@ -111,6 +116,7 @@ def predict_chunk(
                 group[0].index,
                 {name: found[start:end] for name, found in values.items()},
                 {name: np.stack(found[start:end]) for name, found in vectors.items()},
+                {name: found[start:end] for name, found in variances.items()},
             )
         )
         start = end
@@ -118,28 +124,44 @@ def predict_chunk(
     return results
 
 
-def predict_batch(
-    model: nn.Module, task: Task, batch: Batch, slopes: bool
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+@dataclass(frozen=True)
+class BatchPredictions:
+    """Predictions of B systems of N atoms, by target or name, float64.
+
+    Attributes:
+        scalars: in the unit of each target. (B,)
+        vectors: (B, N, 3)
+        variances: of the scalars over the networks of a committee; empty for one network. (B,)
+    """
+
+    scalars: dict[str, np.ndarray]
+    vectors: dict[str, np.ndarray]
+    variances: dict[str, np.ndarray]
+
+
+def predict_batch(model: nn.Module, task: Task, batch: Batch, slopes: bool) -> BatchPredictions:
     """Runs the model, which is in evaluation mode, on one batch.
 
     Args:
         model: on the device and in the type of the batch.
         task: what its output means.
-        batch: B systems of N atoms.
+        batch: the systems.
         slopes: whether the task takes derivatives of the network by the positions.
-
-    Returns:
-        predictions by target (B,), and vectors by name (B, N, 3), in float64.
     """
     with derivatives() if slopes else torch.inference_mode():
         read = by_positions(batch) if slopes else batch
         output = model(read)
-        found = task.predictions(output), task.vector_predictions(output, read)
-    scalars, vectors = (
-        {name: tensor.detach().double().cpu().numpy() for name, tensor in part.items()} for part in found
+        found = task.predictions(output), task.vector_predictions(output, read), member_variances(task, output)
+    return BatchPredictions(
+        *({name: tensor.detach().double().cpu().numpy() for name, tensor in part.items()} for part in found)
     )
-    return scalars, vectors
+
+
+def member_variances(task: Task, output: ModelOutput) -> dict[str, torch.Tensor]:
+    """Variance of every scalar over the networks of a committee, (B,); empty for one network."""
+    each = [task.predictions(member) for member in output.members]
+    names = each[0] if each else ()
+    return {name: torch.stack([answers[name] for answers in each]).var(0, unbiased=False) for name in names}
 
 
 def return_freed_memory() -> None:

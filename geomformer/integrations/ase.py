@@ -93,8 +93,8 @@ class GeoMFormerCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         settings = self.predictor.settings
-        scalars, vectors = predict_batch(self.network, self.predictor.task, self.batch(), settings.derivatives)
-        energy, forces = self.ev * float(scalars[self.energy][0]), self.ev * vectors[FORCES][0]
+        found = predict_batch(self.network, self.predictor.task, self.batch(), settings.derivatives)
+        energy, forces = self.ev * float(found.scalars[self.energy][0]), self.ev * found.vectors[FORCES][0]
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise ArtifactError(f"{self.manifest.reference} gives no finite numbers for {self.atoms}.")
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}

@@ -22,5 +22,9 @@ NETWORKS = {
 
 def build_model(config: NetworkConfig) -> Network:
     """Builds the network a configuration describes, with fresh parameters."""
+    if config.members > 1:
+        from geomformer.models.committee import Committee
+
+        return Committee(config, build_model)
     module, name = NETWORKS[config.architecture]
     return getattr(import_module(module), name)(config)

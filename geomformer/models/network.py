@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,12 +39,14 @@ class ModelOutput:
         scalars: (B, T), or None without scalar targets.
         vectors: (B, N, V, 3), or None; zero at padding.
         z_inv, z_equ: final streams of each pair, (B, N, D) and (B, N, 3, D).
+        members: what each network of a committee returns; empty for one network.
     """
 
     scalars: Tensor | None
     vectors: Tensor | None
     z_inv: list[Tensor]
     z_equ: list[Tensor]
+    members: Sequence[ModelOutput] = ()
 
 
 @dataclass

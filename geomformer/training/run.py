@@ -85,6 +85,7 @@ def train(
     name = name or f"{config.task.name}-{config.model.architecture}"
     check_name(name)
     check_writable(models)
+    check_alone(config)
     folder = RunFolder(out, resume)
     statistics, units = target_statistics(dataset, config.task.targets)
     train_split, valid_split = (usable_split(dataset, config, key) for key in ("train_split", "valid_split"))
@@ -112,6 +113,15 @@ def train(
         folder.note(f"from step {trainer.position.step} to {trainer.max_steps} on {fabric.device}{origin}")
         trainer.fit()
         return finish(trainer, dataset, scaling, models, name)
+
+
+def check_alone(config: RunConfig) -> None:
+    """Refuses to train the mean of several networks: their errors would not be their own."""
+    if config.model.members > 1:
+        raise ConfigError(
+            f"Expected model.members=1 in training, found {config.model.members}.",
+            "Train models with different train.seed and put them together: geomformer models combine.",
+        )
 
 
 def finish(

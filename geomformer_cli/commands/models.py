@@ -1,4 +1,4 @@
-"""`geomformer models`: look at, check and pass on trained models."""
+"""`geomformer models`: look at, check, combine and pass on trained models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DAMAGED = 4
 
 app = typer.Typer(
-    help="List, show, verify and export trained models.",
+    help="List, show, verify, combine and export trained models.",
     epilog=(
         "Models lie in $GEOMFORMER_MODELS, else ./models; some come with geomformer. A model is called NAME (its "
         "newest version), NAME@VERSION, or by its folder."
@@ -108,6 +108,27 @@ def verify_models(
         console.result_json(problems)
     if any(problems.values()):
         raise typer.Exit(DAMAGED)
+
+
+@app.command("combine", epilog="Example:\n\ngeomformer models combine gap-a gap-b gap-c --name gap-mean")
+@guarded("")
+def combine_models(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="NAME, NAME@VERSION or a folder.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="Name of the mean.", rich_help_panel=OUTPUT, show_default=False)],
+) -> None:
+    """Save the mean of models that were trained apart: it errs less than each of them, and costs all of them.
+
+    They have the same network and read the same inputs; of their targets those are kept that all of them predict.
+    """
+    from geomformer.artifacts.store import default_root
+    from geomformer.training.combine import combine
+
+    with console.waiting("Combining"):
+        saved = combine(models, default_root(), name)
+    console.message(f"{saved.reference} in {saved.path}. Its errors: geomformer evaluate --model {saved.reference}")
+    console.result(saved.reference)
 
 
 @app.command("export", epilog="Example:\n\ngeomformer models export gap-geomformer --out gap-geomformer.zip")

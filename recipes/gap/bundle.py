@@ -1,7 +1,7 @@
-"""Evaluates a trained gap model on its two test sets and stores it, with its card, among the bundled models.
+"""Evaluates a trained gap model on the test sets of its levels and stores it, with its card, among the bundled models.
 
     python recipes/gap/bundle.py gap-geomformer --data-root data
-    python recipes/gap/bundle.py gap-geomformer-xtb --mixture gap-mixture-xtb --suffix=-xtb
+    python recipes/gap/bundle.py gap-geomformer-xtb --mixture gap-alone-xtb --suffix=-xtb
 
 What the model was trained on (`domain.safetensors`) is described from the training rows of the mixture, and expected
 errors are fitted to its validation rows; the test sets only measure how good both are. The mixture is named, or given
@@ -62,9 +62,10 @@ def main() -> None:
     domain = domain_of(source, arguments.mixture, root)
     metrics: dict[str, Any] = dict(source.manifest.metrics)
     pcqm = predict(source, f"gap-pcqm4mv2-valid{arguments.suffix}", "test", "gap", root)
-    qm9 = predict(source, f"gap-qm9-test{arguments.suffix}", "test", "gap_qm9", root)
     metrics[PCQM4MV2] = summary(pcqm, domain) | rank_correlations(pcqm, domain)
-    metrics[QM9] = summary(qm9, domain)
+    if "gap_qm9" in source.config.task.targets:
+        qm9 = predict(source, f"gap-qm9-test{arguments.suffix}", "test", "gap_qm9", root)
+        metrics[QM9] = summary(qm9, domain)
     judged = domain.judge(pcqm.records, pcqm.spreads)
     theory = ORBITAL_THEORIES[source.manifest.inputs.orbitals]
     sections = card_sections(pcqm.records, pcqm.errors, judged, metrics[PCQM4MV2], domain, theory)

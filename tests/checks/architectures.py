@@ -25,6 +25,7 @@ HARMONICS_SIZE = {"num_layers": 2, "channels_1": 6, "channels_2": 4, "radial_dim
 
 ARCHITECTURES: dict[str, NetworkConfig] = {
     "geomformer": GeoMFormerConfig(num_layers=4, num_kernels=16, **ATOMS),
+    "geomformer, two members": GeoMFormerConfig(num_layers=2, num_kernels=16, members=2, **ATOMS),
     "egnn": EGNNConfig(num_layers=3, **{**ATOMS, "embed_dim": 16}),
     "egnn, particles": EGNNConfig(num_layers=3, **PARTICLES),
     "painn": PaiNNConfig(**ATOMS),

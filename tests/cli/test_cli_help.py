@@ -28,6 +28,7 @@ COMMANDS = (
     "models list",
     "models show",
     "models verify",
+    "models combine",
     "models export",
     "config list",
     "config show",

@@ -119,6 +119,7 @@ OPTIONS = {
     "geomformer models list": ["--help", "--json"],
     "geomformer models show": ["--help", "--json", "MODEL"],
     "geomformer models verify": ["--help", "--json", "MODELS"],
+    "geomformer models combine": ["--help", "--name", "MODELS"],
     "geomformer models export": ["--format", "--help", "--out", "MODEL"],
     "geomformer config": ["--help"],
     "geomformer config list": ["--help", "--json"],

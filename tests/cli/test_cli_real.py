@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,10 @@ def test_from_training_to_prediction(run: Any, work: Path) -> None:
     assert "tiny" in run("models", "show", "tiny").stdout
     assert run("models", "export", "tiny", "--out", "tiny.zip").stdout == "tiny.zip\n"
     assert run("models", "export", "tiny", "--out", "tiny.zip").exit_code == 2
+    shutil.copytree("models/tiny", "models/twin")
+    assert run("models", "combine", "tiny", "twin", "--name", "mean").stdout == "mean@1\n"
+    assert run("models", "verify", "mean").exit_code == 0
+    assert run("models", "combine", "tiny", "--name", "mean").exit_code == 2
     found = run("evaluate", "--task", "gap", "--model", "tiny", "--split", "valid", "--json")
     assert set(json.loads(found.stdout)["splits"]) == {"valid"}, found.stderr
     assert (work / "evaluations" / "tiny@1-whole" / "metrics.json").is_file()

@@ -73,6 +73,20 @@ def test_predictions_equal_a_loop_of_single_passes(
     assert len({round(prediction.mean("gap"), 3) for prediction in found}) > 8
 
 
+def test_the_spread_of_a_committee_is_over_conformers_and_networks(
+    task: Task, records: list[tuple[int, Record]]
+) -> None:
+    torch.manual_seed(2)
+    committee = build_model(toy_config(model={"members": 3}).model)
+    found = list(predict_records(committee, task, records, InferenceSettings()))
+    for prediction, (_, record) in zip(found, records, strict=True):
+        each = np.array([one_by_one(network, task, record) for network in committee.networks])
+        np.testing.assert_allclose(prediction.values["gap"], each.mean(0), atol=1e-4)
+        np.testing.assert_allclose(prediction.variances["gap"], each.var(0), rtol=1e-2, atol=1e-5)
+        assert prediction.spread("gap") == pytest.approx(each.std(), rel=1e-2, abs=1e-4)
+    assert min(prediction.spread("gap") for prediction in found) > 1e-3, "of one conformer too"
+
+
 def test_at_most_so_many_conformers(network: GeoMFormer, task: Task) -> None:
     record = random_record(1)
     (found,) = predict_records(network, task, [(0, record)], InferenceSettings(1))
