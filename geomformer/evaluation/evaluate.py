@@ -204,8 +204,8 @@ def predict_split(
     records = ((row, split[row]) for row in range(rows))
     for prediction in predict_records(predictor.model, predictor.task, records, predictor.settings):
         for target in targets:
-            values = prediction.values[target]
-            found[target][:, prediction.index] = values.mean(), values.std(), values[0]
+            mean, spread = prediction.mean(target), prediction.spread(target)
+            found[target][:, prediction.index] = mean, spread, prediction.values[target][0]
         if vectors is not None:
             vectors.add(split[prediction.index], {name: found[0] for name, found in prediction.vectors.items()})
         advance(prediction.index + 1)
@@ -213,8 +213,7 @@ def predict_split(
     results = {}
     for target in targets:
         known = np.flatnonzero(~np.isnan(labels[target]))
-        mean, spread, single = found[target][:, known]
-        results[target] = SplitResult([ids[row] for row in known], labels[target][known], mean, spread, single)
+        results[target] = SplitResult([ids[row] for row in known], labels[target][known], *found[target][:, known])
     return SplitResults(results, vectors)
 
 

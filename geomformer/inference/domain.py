@@ -4,8 +4,8 @@ A molecule is known by the environments of its heavy atoms (`chem.environments`)
 and its neighbours) are familiar when any training molecule has them, those of radius 2 when a few have. A molecule is
 outside of what the model was trained on when too many of its atoms stand in an unfamiliar environment of radius 1, or
 when it is larger or otherwise charged than nearly all training molecules. The expected error is a linear function, with
-no negative weight, of the shares of unfamiliar environments and of the spread over conformers, fitted to errors on
-validation molecules.
+no negative weight, of the shares of unfamiliar environments and of the spread over conformers (and networks of a
+committee), fitted to errors on validation molecules.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Domain:
 
         Args:
             records: M molecules.
-            spreads: standard deviation of each prediction over conformers. (M,)
+            spreads: of each prediction (`averaging.ConformerPredictions.spread`). (M,)
         """
         found = environments(records)
         shares = self._unfamiliar(found)
@@ -90,7 +90,7 @@ class Domain:
 
         Args:
             records: M molecules that the model was not trained on.
-            spreads: standard deviation of their predictions over conformers. (M,)
+            spreads: of their predictions, likewise. (M,)
             errors: absolute errors of their predictions. (M,)
 
         Raises:

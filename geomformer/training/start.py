@@ -66,8 +66,12 @@ def start_from(
     """Copies the weights that fit by name and shape, and what the two models predict in common.
 
     Raises:
-        ArtifactError: they are less than half of the model.
+        ArtifactError: they are less than half of the model, or those of several networks.
     """
+    if artifact.config.model.members > 1:
+        raise ArtifactError(
+            f"{artifact.reference} is a mean of models, and no start.", "Name one of the models that it was made of."
+        )
     own = model.state_dict()
     given = artifact.model().state_dict()
     idle = [name for name in given if name not in own]

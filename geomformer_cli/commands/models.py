@@ -118,9 +118,9 @@ def combine_models(
     ],
     name: Annotated[str, typer.Option(help="Name of the mean.", rich_help_panel=OUTPUT, show_default=False)],
 ) -> None:
-    """Save the mean of models that were trained apart: it errs less than each of them, and costs all of them.
+    """Save the mean of models that were trained apart: it mostly errs less than each of them, and costs all of them.
 
-    They have the same network and read the same inputs; of their targets those are kept that all of them predict.
+    They have the same network and read the same inputs; of their scalars those are kept that all of them predict.
     """
     from geomformer.artifacts.store import default_root
     from geomformer.training.combine import combine

@@ -40,7 +40,7 @@ class Predictions:
         metrics: of `api.evaluate`.
         records: the molecules, R of them.
         errors: absolute, in eV. (R,)
-        spreads: over conformers. (R,)
+        spreads: over conformers and networks. (R,)
     """
 
     metrics: dict[str, float]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from torch import nn
 
 from geomformer.artifacts.manifest import Inputs, Target
 from geomformer.artifacts.store import Artifact, save_artifact
@@ -120,11 +121,18 @@ def toy_config(**sections: Mapping[str, Any]) -> RunConfig:
     return validate(values, "test")
 
 
-def save_model(root: Path, name: str = "toy", *, config: RunConfig | None = None, **changes: Any) -> Artifact:
+def save_model(
+    root: Path,
+    name: str = "toy",
+    *,
+    config: RunConfig | None = None,
+    model: nn.Module | None = None,
+    **changes: Any,
+) -> Artifact:
     """An artifact with random weights that knows the usual elements; bromine was too rare in its training."""
     config = config or toy_config()
     torch.manual_seed(5)
-    model = build_model(config.model)
+    model = model or build_model(config.model)
     record = random_record(0)
     level = "B3LYP/6-31G*"
     fields: dict[str, Any] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -90,7 +89,20 @@ def test_from_training_to_prediction(run: Any, work: Path) -> None:
     assert "tiny" in run("models", "show", "tiny").stdout
     assert run("models", "export", "tiny", "--out", "tiny.zip").stdout == "tiny.zip\n"
     assert run("models", "export", "tiny", "--out", "tiny.zip").exit_code == 2
-    shutil.copytree("models/tiny", "models/twin")
+    run(
+        "train",
+        "--task",
+        "gap",
+        "--data",
+        "whole",
+        "--set",
+        "train.max_steps=2",
+        *SMALL,
+        "--name",
+        "twin",
+        "--seed",
+        "2",
+    )
     assert run("models", "combine", "tiny", "twin", "--name", "mean").stdout == "mean@1\n"
     assert run("models", "verify", "mean").exit_code == 0
     assert run("models", "combine", "tiny", "--name", "mean").exit_code == 2

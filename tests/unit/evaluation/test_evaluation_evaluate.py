@@ -38,6 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = Inputs(hydrogens=False, geometry="conformer", features=True, orbitals="huckel", periodic=False)
     save_model(root, "orbitals", config=toy_config(model={"orbitals": "huckel"}), inputs=inputs)
     save_model(root, "both", config=toy_config(task={"targets": ["gap", "gap_dft"]}))
+    save_model(root, "mean", config=toy_config(model={"members": 2}))
     return root
 
 
@@ -85,6 +86,18 @@ def test_metrics_are_those_of_numpy_and_the_average_is_the_plain_mean(models: Pa
     assert (found["model"], found["dataset"], found["rows"]) == ("toy@1", "toy", {"valid": 9, "test": 5})
     assert found["splits"]["valid"]["gap_mae_ev"] != found["splits"]["test"]["gap_mae_ev"]
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("model", ["toy", "mean"])
+def test_the_spread_is_that_of_predict(model: str, models: Path, dataset: PreparedDataset, tmp_path: Path) -> None:
+    """Expected errors are fitted to the one and applied to the other."""
+    evaluate(models, dataset, model, splits=["test"], out=tmp_path)
+    predictor = api.load_model(model, models=models, geometry="input", device="cpu")
+    found = predict_records(predictor.model, predictor.task, enumerate(dataset.split("test")), predictor.settings)
+    with (tmp_path / "test_gap.csv").open(newline="") as file:
+        spreads = [float(row["spread_gap_ev"]) for row in csv.DictReader(file)]
+    assert spreads == pytest.approx([prediction.spread("gap") for prediction in found], rel=1e-4)
+    assert min(spreads) > 0
 
 
 def test_splits_limits_and_progress(models: Path, dataset: PreparedDataset) -> None:

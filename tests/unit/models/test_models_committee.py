@@ -22,9 +22,8 @@ def test_the_answer_is_the_mean_of_the_answers(outputs: dict[str, int], batch: B
     networks = [build(num_layers=2, **outputs) for _ in range(3)]
     config = networks[0].config.model_copy(update={"members": 3})
     committee = build_model(config).double().eval()
-    committee.load_state_dict(
-        {f"networks.{i}.{name}": value for i, net in enumerate(networks) for name, value in net.state_dict().items()}
-    )
+    for member, network in zip(committee.networks, networks, strict=True):
+        member.load_state_dict(network.state_dict())
     found, each = committee(batch), [network(batch) for network in networks]
     for name in ("scalars", "vectors"):
         answers = [getattr(output, name) for output in each]
