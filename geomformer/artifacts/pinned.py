@@ -10,7 +10,7 @@ from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
     "gap-geomformer@5": "7a05bef547f6aab46f6ed687ef1ac17448246a25622d797d08a4499c7ea47830",
-    "gap-geomformer-xtb@1": "466d300da899ce29bf3f29c4bda80d15ae6c44f163cfc558b4fe53fd308d4123",
+    "gap-geomformer-xtb@2": "a830a29ab74ed9ed8e90fdb277435531a396f49506d38f2ff25aeb055072593b",
 }
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 

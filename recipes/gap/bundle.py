@@ -67,8 +67,8 @@ def main() -> None:
         qm9 = predict(source, f"gap-qm9-test{arguments.suffix}", "test", "gap_qm9", root)
         metrics[QM9] = summary(qm9, domain)
     judged = domain.judge(pcqm.records, pcqm.spreads)
-    theory = ORBITAL_THEORIES[source.manifest.inputs.orbitals]
-    sections = card_sections(pcqm.records, pcqm.errors, judged, metrics[PCQM4MV2], domain, theory)
+    theory, members = ORBITAL_THEORIES[source.manifest.inputs.orbitals], source.config.model.members
+    sections = card_sections(pcqm.records, pcqm.errors, judged, metrics[PCQM4MV2], domain, theory, members)
     for name, values in metrics.items():
         print(name, values)
     print("\n\n".join(f"{title}\n\n{text}" for title, text in sections.items()))

@@ -20,9 +20,8 @@ LIMITS = (
     "Charged molecules and salts, metals, radicals and molecules of more than about 25 heavy atoms are rare or absent "
     "in the training data; elements seen in fewer than 20 training molecules are refused. The model sees heavy atoms, "
     "the 2D graph with its stereo labels, and frontier orbitals by {theory}: tautomers and protonation "
-    "states are taken as written, and mirror images get the same gap. The spread over conformers says how much the "
-    "answer depends on the geometry, not how wrong it is; orbitals are those of the first conformer, so that it misses "
-    "what they would add."
+    "states are taken as written, and mirror images get the same gap. The spread over {over} is no error; orbitals are "
+    "those of the first conformer, so that it misses what they would add."
 )
 
 
@@ -43,6 +42,7 @@ def card_sections(
     metrics: Mapping[str, float],
     domain: Domain,
     theory: str,
+    members: int,
 ) -> dict[str, str]:
     """Writes the sections.
 
@@ -53,15 +53,19 @@ def card_sections(
         metrics: of this test set, with its rank correlations.
         domain: of the model.
         theory: of the orbitals it reads.
+        members: networks of the model.
 
     Returns:
         Markdown by heading.
     """
     expected = np.array([item.expected_error for item in judged], dtype=float)
+    over = "conformers" if members == 1 else "conformers and networks"
     return {
         "Errors by kind of molecule (PCQM4Mv2 validation)": by_kind(records, errors, judged),
-        "Inside and outside of the training data": about_domain(domain, metrics) + "\n\n" + by_fifth(expected, errors),
-        "Where not to trust it": LIMITS.format(theory=theory),
+        "Inside and outside of the training data": about_domain(domain, metrics, over)
+        + "\n\n"
+        + by_fifth(expected, errors),
+        "Where not to trust it": LIMITS.format(theory=theory, over=over),
     }
 
 
@@ -89,7 +93,7 @@ def groups_of(record: Record) -> list[str]:
     return groups + [f"element: {symbol}" for symbol in {atom.GetSymbol() for atom in mol.GetAtoms()} - {"C", "H"}]
 
 
-def about_domain(domain: Domain, metrics: Mapping[str, float]) -> str:
+def about_domain(domain: Domain, metrics: Mapping[str, float], over: str) -> str:
     (_, largest), (lowest, highest) = domain.ranges.tolist()
     return (
         f"`predict` calls a molecule `outside` (column `domain`) when more than {domain.max_unfamiliar[0]:.0%} of its "
@@ -97,12 +101,12 @@ def about_domain(domain: Domain, metrics: Mapping[str, float]) -> str:
         f"training molecule has, when it has none or more than {largest} heavy atoms, a net charge below {lowest} "
         f"or above {highest}, or no frontier orbitals that their theory can find. Column `expected_error_gap_ev` "
         "estimates the absolute error, in eV, from the share of such surroundings, from the share of those two bonds "
-        f"wide that fewer than {MIN_MOLECULES[2]} training molecules have, and from the spread over conformers; it was "
+        f"wide that fewer than {MIN_MOLECULES[2]} training molecules have, and from the spread over {over}; it was "
         "fitted to validation molecules of the training mixture, never to those below. "
         "It orders molecules, and is no bound: of two molecules with the same estimate one may be many times as wrong "
         "as the other. `inside` is no promise either.\n\n"
         "Rank correlation (Spearman) with the absolute error on PCQM4Mv2 validation: expected error "
-        f"{metrics['expected_error_rank_correlation']:.2f}, spread over conformers "
+        f"{metrics['expected_error_rank_correlation']:.2f}, spread over {over} "
         f"{metrics['spread_rank_correlation']:.2f}. Numbers and errors inside and outside stand in the tables above. "
         "Expected and true errors, in fifths of the same molecules:"
     )

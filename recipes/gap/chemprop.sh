@@ -38,4 +38,4 @@ for name in alone alone-orbitals alone-xtb; do
     geomformer train --task gap --config "$here/$name.yaml" --out "runs/gap-$name" --name "gap-$name" --device cpu
 done
 judge "" gap-alone@1 gap-alone-orbitals@1 gap-geomformer@5
-judge -xtb gap-alone-xtb@1 gap-geomformer-xtb@1
+judge -xtb gap-alone-xtb@1 gap-geomformer-xtb@2

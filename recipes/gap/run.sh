@@ -16,4 +16,9 @@ python "$here/build_data.py" "$1" --out data/prepared --workers 2 --only gap-alo
     --only gap-pcqm4mv2-valid-xtb --only gap-qm9-test-xtb
 geomformer train --task gap --config "$here/alone-xtb.yaml" --out runs/gap-alone-xtb --name gap-alone-xtb
 geomformer train --task gap --config "$here/xtb.yaml" --init gap-alone-xtb --out runs/gap-xtb --name gap-geomformer-xtb
-python "$here/bundle.py" gap-geomformer-xtb --mixture gap-mixture-xtb --suffix=-xtb
+for seed in 2 3; do
+    geomformer train --task gap --config "$here/alone-xtb.yaml" --seed $seed --set train.max_steps=6500 \
+        --out runs/gap-alone-xtb-$seed --name gap-alone-xtb-$seed
+done
+geomformer models combine gap-alone-xtb-2 gap-alone-xtb-3 gap-geomformer-xtb --name gap-geomformer-xtb
+python "$here/bundle.py" gap-geomformer-xtb --mixture gap-alone-xtb --suffix=-xtb
