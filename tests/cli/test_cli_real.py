@@ -89,10 +89,7 @@ def test_from_training_to_prediction(run: Any, work: Path) -> None:
     assert "tiny" in run("models", "show", "tiny").stdout
     assert run("models", "export", "tiny", "--out", "tiny.zip").stdout == "tiny.zip\n"
     assert run("models", "export", "tiny", "--out", "tiny.zip").exit_code == 2
-    run(
-        "train",
-        "--task",
-        "gap",
+    words = [
         "--data",
         "whole",
         "--set",
@@ -102,8 +99,12 @@ def test_from_training_to_prediction(run: Any, work: Path) -> None:
         "twin",
         "--seed",
         "2",
-    )
-    assert run("models", "combine", "tiny", "twin", "--name", "mean").stdout == "mean@1\n"
+        "--out",
+        "other-run",
+    ]
+    assert run("train", "--task", "gap", *words).stdout == "twin@1\n"
+    found = run("models", "combine", "tiny", "twin", "--name", "mean")
+    assert found.stdout == "mean@1\n", found.stderr
     assert run("models", "verify", "mean").exit_code == 0
     assert run("models", "combine", "tiny", "--name", "mean").exit_code == 2
     found = run("evaluate", "--task", "gap", "--model", "tiny", "--split", "valid", "--json")
