@@ -21,7 +21,9 @@ from geomformer.models import build_model
 from geomformer.prepared.collate import Sample, collate
 from geomformer.prepared.dataset import PreparedDataset
 from geomformer.prepared.storage import DatasetDescription, PreparedWriter, Row
-from geomformer.records import Record
+from geomformer.records import Batch, Record
+from geomformer.tasks import build_task
+from geomformer.tasks.base import Scaling
 
 CHEMISTRY = {"hydrogens": False, "geometry": "generate", "features": True}
 TINY = {"num_layers": 1, "embed_dim": 16, "ffn_dim": 16, "num_heads": 2, "num_kernels": 8}
@@ -119,6 +121,13 @@ def toy_config(**sections: Mapping[str, Any]) -> RunConfig:
     for name, changes in sections.items():
         values[name] = {**values[name], **changes}
     return validate(values, "test")
+
+
+def toy_batch() -> Batch:
+    """The validation molecules of `toy_splits`, one conformer each."""
+    task = build_task(toy_config().task, {"gap": Scaling()})
+    samples = [task.inference_samples(record, i, 1)[0] for i, record in enumerate(toy_splits()["valid"])]
+    return collate(samples, features=True)
 
 
 def save_model(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from checks.molecules import save_model, toy_config, toy_splits, two_target_splits, write_dataset
+from checks.molecules import save_model, toy_batch, toy_config, two_target_splits, write_dataset
 from torch import Tensor
 
 from geomformer.artifacts.manifest import Target
@@ -17,22 +17,12 @@ from geomformer.artifacts.selftest import verify
 from geomformer.artifacts.store import Artifact, load_artifact
 from geomformer.errors import ArtifactError, ConfigError
 from geomformer.models import build_model
-from geomformer.prepared.collate import collate
 from geomformer.prepared.dataset import PreparedDataset
-from geomformer.records import Batch
-from geomformer.tasks import build_task
-from geomformer.tasks.base import Scaling
 from geomformer.training.combine import combine, fewest
 from geomformer.training.run import TrainResult
 
 Train = Callable[..., TrainResult]
 TWO = {"gap": "ev", "gap_dft": "ev"}
-
-
-def toy_batch() -> Batch:
-    task = build_task(toy_config().task, {"gap": Scaling()})
-    samples = [task.inference_samples(record, i, 1)[0] for i, record in enumerate(toy_splits()["valid"])]
-    return collate(samples, features=True)
 
 
 @torch.no_grad()

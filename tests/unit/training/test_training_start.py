@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from checks.molecules import CHEMISTRY, toy_config, toy_splits, two_target_splits, write_dataset
+from checks.molecules import CHEMISTRY, toy_batch, toy_config, toy_splits, two_target_splits, write_dataset
 
 from geomformer.artifacts.store import load_artifact
 from geomformer.errors import ArtifactError, ConfigError
 from geomformer.models import build_model
-from geomformer.prepared.collate import collate
-from geomformer.records import Batch
-from geomformer.tasks import build_task
 from geomformer.tasks.base import Scaling
 from geomformer.training.run import TrainResult
 from geomformer.training.start import start_from
@@ -86,12 +83,6 @@ def test_a_run_stopped_before_its_first_checkpoint_still_starts_from_init(fit: T
     resumed, whole = fit(config, out="broken", resume=True), fit(config, out="whole", init=first.reference)
     assert (resumed.run / "metrics.jsonl").read_bytes() == (whole.run / "metrics.jsonl").read_bytes()
     assert weights(resumed) == weights(whole)
-
-
-def toy_batch() -> Batch:
-    task = build_task(toy_config().task, {"gap": Scaling()})
-    samples = [task.inference_samples(record, i, 1)[0] for i, record in enumerate(toy_splits()["valid"])]
-    return collate(samples, features=True)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "sum"])
