@@ -20,7 +20,7 @@ from geomformer.models import build_model
 from geomformer.models.committee import Committee
 from geomformer.models.network import Network
 from geomformer.tasks.base import Scaling
-from geomformer.training.start import start_from
+from geomformer.training.start import start_from, vectors_of
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def combine(references: Sequence[str | Path], root: Path, name: str) -> Artifact
     check_members(members)
     first = members[0]
     config = committee_config(members)
-    targets = [first.manifest.target(name) for name in (*config.task.targets, *vectors_of(first))]
+    targets = [*(first.manifest.target(name) for name in config.task.targets), *vectors_of(first)]
     path = first.path / SELFTEST
     model = committee(members, config, targets)
     return save_artifact(
@@ -109,12 +109,7 @@ def meaning(artifact: Artifact) -> dict[str, Any]:
     found = {f"task.{key}": task[key] for key in TASK}
     found |= {f"inputs.{key}": value for key, value in artifact.manifest.inputs.model_dump().items()}
     found |= {f"model.{key}": value for key, value in model.items() if key not in FREE}
-    return found | {f"unit of {name}": artifact.manifest.target(name).unit for name in vectors_of(artifact)}
-
-
-def vectors_of(artifact: Artifact) -> list[str]:
-    """Names of the vectors that a model answers with."""
-    return [target.name for target in artifact.manifest.targets if target.name not in artifact.config.task.targets]
+    return found | {f"unit of {target.name}": target.unit for target in vectors_of(artifact)}
 
 
 def committee_config(members: Sequence[Artifact]) -> RunConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from geomformer.artifacts.locate import resolve
+from geomformer.artifacts.manifest import Target
 from geomformer.artifacts.store import Artifact, load_artifact
 from geomformer.config.run import RunConfig
 from geomformer.errors import ArtifactError, ConfigError
@@ -19,6 +20,7 @@ from geomformer.training.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 LAST_MAP = ("scalar_head.out.weight", "scalar_head.out.bias")
+LAST_VECTORS = "vector_head.out.weight"
 NAMED = 4
 """Weights that a message names before it counts the rest."""
 
@@ -76,7 +78,8 @@ def start_from(
     given = artifact.model().state_dict()
     idle = [name for name in given if name not in own]
     carried = last_map(own, given, artifact, config, scaling, units)
-    given = {name: value for name, value in given.items() if name not in LAST_MAP} | carried
+    carried |= last_vectors(given, artifact, config, scaling, units)
+    given = {name: value for name, value in given.items() if name not in (*LAST_MAP, LAST_VECTORS)} | carried
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     share = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in own.values())
     if share < 0.5:
@@ -131,6 +134,31 @@ def last_map(
         pooling = f" with model.pooling={config.model.pooling}"
         log.warning("%s does not predict %s%s: the last map starts fresh.", artifact.reference, some(fresh), pooling)
     return dict(zip(LAST_MAP, (weight, bias), strict=True)) if shared else {}
+
+
+def last_vectors(
+    given: Mapping[str, Tensor],
+    artifact: Artifact,
+    config: RunConfig,
+    scaling: Mapping[str, Scaling],
+    units: Mapping[str, str],
+) -> dict[str, Tensor]:
+    """The last map of the vector head, so that vectors stay what they were under this run's scales. It starts fresh
+    where those have another name or unit, and is taken as it is where neither model measures a scale.
+    """
+    if LAST_VECTORS not in given:
+        return {}
+    before = {target.name: target for target in vectors_of(artifact)}
+    names = [name for name in scaling if name not in config.task.targets]
+    if names != list(before) or any(before[name].unit != units[name] for name in names):
+        return {}
+    ratios = [before[name].scale / scaling[name].scale for name in names] or [1.0]
+    return {LAST_VECTORS: given[LAST_VECTORS] * given[LAST_VECTORS].new_tensor(ratios)[:, None]}
+
+
+def vectors_of(artifact: Artifact) -> list[Target]:
+    """The vectors per atom that a model answers with."""
+    return [target for target in artifact.manifest.targets if target.name not in artifact.config.task.targets]
 
 
 def some(names: Sequence[str]) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from checks.molecules import CHEMISTRY, toy_batch, toy_config, toy_splits, two_target_splits, write_dataset
+from checks.molecules import CHEMISTRY, save_model, toy_batch, toy_config, toy_splits, two_target_splits, write_dataset
 
+from geomformer.artifacts.manifest import Target
 from geomformer.artifacts.store import load_artifact
 from geomformer.errors import ArtifactError, ConfigError
 from geomformer.models import build_model
@@ -105,6 +106,24 @@ def test_shared_targets_are_predicted_as_before(fit: Train, tmp_path: Path, pool
         expected = theirs[name].mean + theirs[name].scale * before[:, column]
         found = scaling[name].mean + scaling[name].scale * after[:, 1 - column]
         assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["angstrom", "bohr"])
+def test_vectors_of_another_scale_are_predicted_as_before(tmp_path: Path, unit: str) -> None:
+    config = toy_config(task={"name": "is2rs", "targets": []}, model={"num_scalars": 0})
+    given = build_model(config.model)
+    torch.nn.init.normal_(given.vector_head.out.weight)
+    target = Target(name="positions", unit="angstrom", scale=0.5)
+    artifact = save_model(tmp_path, config=config, model=given, targets=[target])
+    network = build_model(config.model)
+    start_from(network, artifact, config, {"positions": Scaling(scale=2.0)}, {"positions": unit})
+    with torch.no_grad():
+        before, after = artifact.model()(toy_batch()).vectors, network.eval()(toy_batch()).vectors
+    assert before.abs().max() > 1e-2
+    if unit == "angstrom":
+        torch.testing.assert_close(2.0 * after, 0.5 * before, rtol=1e-5, atol=1e-5)
+    else:
+        assert not after.any(), "a head of another unit starts fresh, at zero"
 
 
 def test_a_target_in_another_unit_is_another_target(fit: Train, tmp_path: Path) -> None:
