@@ -31,9 +31,10 @@ def read_manifest(path: Path) -> Manifest:
     """Reads the manifest of an artifact folder, of this or an older format.
 
     Raises:
-        ArtifactError: it is missing, damaged, newer, or lacks keys (which are named).
+        ArtifactError: it is missing, damaged, newer, lacks keys (which are named), or is that of a training run.
     """
     file = path / MANIFEST
+    check_no_run(path)
     try:
         raw = json.loads(file.read_text(encoding="utf8"))
     except FileNotFoundError as error:
@@ -50,6 +51,18 @@ def read_manifest(path: Path) -> Manifest:
     if missing:
         raise ArtifactError(f"{file}: 'files' lacks the checksum of {', '.join(missing)}")
     return manifest
+
+
+def check_no_run(path: Path) -> None:
+    """Raises ArtifactError for the folder of a training run, which names the model that the run saved."""
+    if not (path / "checkpoints").is_dir():
+        return
+    try:
+        saved = json.loads((path / "result.json").read_text(encoding="utf8"))["path"]
+        hint = f"Its model: {saved}."
+    except (OSError, ValueError, KeyError, TypeError):
+        hint = f"It has saved no model yet; finish it: geomformer train --out {path} --resume."
+    raise ArtifactError(f"{path} is the folder of a training run, no model.", hint)
 
 
 def explain(error: ValidationError) -> str:

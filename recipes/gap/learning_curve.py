@@ -3,7 +3,8 @@
     python recipes/gap/learning_curve.py --data data/prepared/gap-alone --test data/prepared/gap-pcqm4mv2-valid \
         --minutes 32 --out runs/learning-curve --plot docs/learning_curve.png
 
-The networks read frontier orbitals and have no geometry targets, as the last stage of the shipped model. All runs take
+The networks read the frontier orbitals that the data were prepared with and have no geometry targets, as those of the
+shipped models. All runs take
 the same number of optimiser steps, so that they differ in data or in width and in nothing else, and each
 is tested with its best weights on the valid split: with fixed epochs the small sets would stop before they have
 learnt, without a choice of weights they would be tested after they have overfitted. Whatever the largest sets would
@@ -72,10 +73,10 @@ class FirstRows(PreparedDataset):
         return PreparedSplit(whole.path, name, file)
 
 
-def configuration(layers: int, width: int, seed: int, steps: int, conformers: int) -> RunConfig:
+def configuration(orbitals: str, layers: int, width: int, seed: int, steps: int, conformers: int) -> RunConfig:
     changes = {
         "task.targets": f"[{TARGET}]",
-        "model.orbitals": "huckel",
+        "model.orbitals": orbitals,
         "model.num_layers": layers,
         "model.embed_dim": width,
         "model.ffn_dim": width,
@@ -101,7 +102,8 @@ class Series:
         self.settings = {name: str(getattr(arguments, name)) for name in names}
         self.table = self.out / "learning_curve.csv"
         self.out.mkdir(parents=True, exist_ok=True)
-        labelled = len(FirstRows(self.data, {}, self.out).split("train"))
+        whole = FirstRows(self.data, {}, self.out)
+        self.orbitals, labelled = whole.orbitals, len(whole.split("train"))
         sizes = sorted({min(size, labelled) for size in arguments.rows})
         largest, middle = sizes[-1], sorted(arguments.widths)[len(arguments.widths) // 2]
         shapes = [(size, middle) for size in sizes]
@@ -132,7 +134,7 @@ class Series:
         with tempfile.TemporaryDirectory() as name:
             dataset = FirstRows(self.data, {"train": 1000, "valid": 8}, Path(name))
             run.train(
-                configuration(self.layers, width, 1, TIMED_STEPS, 1),
+                configuration(self.orbitals, self.layers, width, 1, TIMED_STEPS, 1),
                 dataset,
                 out=Path(name) / "run",
                 models=Path(name) / "models",
@@ -146,7 +148,7 @@ class Series:
         folder, models = self.out / "runs" / name, self.out / "models"
         shutil.rmtree(folder, ignore_errors=True)
         begun = time.monotonic()
-        config = configuration(self.layers, width, seed, steps, self.conformers)
+        config = configuration(self.orbitals, self.layers, width, seed, steps, self.conformers)
         dataset = FirstRows(self.data, {"train": rows}, self.out)
         result = run.train(config, dataset, out=folder, models=models, name=name, device="cpu")
         summary = api.evaluate(

@@ -55,7 +55,8 @@ def test_unknown_datasets_name_the_nearest(tmp_path: Path) -> None:
 
 def test_training_by_name_writes_where_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GEOMFORMER_MODELS", raising=False)
+    for name in ("GEOMFORMER_DATA", "GEOMFORMER_MODELS"):
+        monkeypatch.delenv(name, raising=False)
     write_dataset(tmp_path / "data" / "prepared" / "toy", toy_splits())
     result = api.train(toy_config(train={"max_steps": 2}), device="cpu", name="mine")
     assert result.run.parent == Path("runs") and result.run.name.startswith("gap-")

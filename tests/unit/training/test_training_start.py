@@ -61,6 +61,16 @@ def test_init_takes_what_fits_and_refuses_what_hardly_does(
     )
 
 
+def test_the_folder_of_a_run_is_told_from_a_model(fit: Train) -> None:
+    first = fit(toy_config(train={"max_steps": 2}), out="first")
+    with pytest.raises(ArtifactError, match=r"first is the folder of a training run, no model\. Its model: \S+toy/1\."):
+        fit(out="second", init=str(first.run))
+    interrupted(fit, "broken", None)
+    broken = first.run.with_name("broken")
+    with pytest.raises(ArtifactError, match=r"It has saved no model yet; finish it: geomformer train .*--resume"):
+        load_artifact(broken, first.path.parents[1])
+
+
 def test_orbitals_of_another_theory_are_told(fit: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = fit(toy_config(model={"orbitals": "huckel"}, train={"max_steps": 2}))
     data = write_dataset(tmp_path / "xtb", toy_splits(), options={"chemistry": {**CHEMISTRY, "orbitals": "xtb"}})
