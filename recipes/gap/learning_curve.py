@@ -4,11 +4,11 @@
         --minutes 32 --out runs/learning-curve --plot docs/learning_curve.png
 
 The networks read the frontier orbitals that the data were prepared with and have no geometry targets, as those of the
-shipped models. All runs take
-the same number of optimiser steps, so that they differ in data or in width and in nothing else, and each
-is tested with its best weights on the valid split: with fixed epochs the small sets would stop before they have
-learnt, without a choice of weights they would be tested after they have overfitted. Whatever the largest sets would
-still gain from more steps is left out, so what the fit says of more data is too little rather than too much.
+shipped models. All runs take the same number of optimiser steps, so that they differ in data or in width and in
+nothing else, and each is tested with its best weights on the valid split: with fixed epochs the small sets would stop
+before they have learnt, without a choice of weights they would be tested after they have overfitted. Whatever the
+largest sets would still gain from more steps is left out, so what the fit says of more data is too little rather than
+too much.
 
 The steps follow from --minutes and the measured time of a step. Every finished run is a row of OUT/learning_curve.csv;
 the same command continues an interrupted series with the steps it was begun with, and draws the plot at the end.
