@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 
+from geomformer.chem.radicals import paired
 from geomformer.errors import MoleculeError
 from geomformer.records import RawMolecule
 
@@ -155,23 +156,29 @@ def sound(positions: np.ndarray) -> bool:
 
 
 def canonicalise(mol: Chem.Mol) -> CanonicalMolecule:
-    """Rewrites a molecule through its canonical SMILES, so that equal molecules become equal objects.
+    """Rewrites a molecule through its canonical SMILES, so that equal molecules become equal objects, and with unpaired
+    electrons that can pair in pairs (`chem.radicals`).
 
     Hydrogens that a SMILES can leave out are dropped. If the SMILES cannot be read back, the molecule is kept as it is.
     """
     with rdBase.BlockLogs():
-        mol, order = _without_hydrogens(mol)
-        smiles = ""
-        for _ in range(MAX_CANONICAL_PASSES):
-            written = Chem.MolToSmiles(mol)
-            if written == smiles:
-                break
-            smiles = written
-            try:
-                reread, kept = _reread(smiles, mol)
-            except MoleculeError:
-                break
-            mol, order = reread, order[kept]
+        canonical = _through_smiles(*_without_hydrogens(mol))
+        closed = paired(canonical.mol)
+        return canonical if closed is canonical.mol else _through_smiles(closed, canonical.order)
+
+
+def _through_smiles(mol: Chem.Mol, order: np.ndarray) -> CanonicalMolecule:
+    smiles = ""
+    for _ in range(MAX_CANONICAL_PASSES):
+        written = Chem.MolToSmiles(mol)
+        if written == smiles:
+            break
+        smiles = written
+        try:
+            reread, kept = _reread(smiles, mol)
+        except MoleculeError:
+            break
+        mol, order = reread, order[kept]
     return CanonicalMolecule(mol, smiles, order)
 
 

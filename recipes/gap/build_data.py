@@ -33,6 +33,7 @@ from rdkit import Chem, RDLogger
 from tqdm import tqdm
 
 from geomformer.chem.build import ChemistryOptions, build
+from geomformer.chem.radicals import paired
 from geomformer.datasets.options import PrepareOptions, chemistry_fields
 from geomformer.datasets.pipeline import prepare_molecules
 from geomformer.datasets.qm9 import split_ids
@@ -85,9 +86,9 @@ TESTS: dict[str, OrbitalMethod] = {
 
 
 def flat_key(smiles: str) -> int:
-    """A 64-bit hash of the canonical SMILES without stereo: what counts as the same molecule."""
+    """A 64-bit hash of the canonical SMILES without stereo, electrons paired: what counts as the same molecule."""
     mol = Chem.MolFromSmiles(smiles)
-    text = smiles if mol is None else Chem.MolToSmiles(mol, isomericSmiles=False)
+    text = smiles if mol is None else Chem.MolToSmiles(paired(mol), isomericSmiles=False)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 

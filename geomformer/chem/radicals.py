@@ -1,0 +1,153 @@
+"""Closed-shell molecules that are written with unpaired electrons.
+
+Bonds that a program sees in coordinates may be drawn as those of a diradical: `CCS[C]1N=C(O)[CH]C(=N1)C` is a
+pyrimidine. A tenth of PCQM4Mv2's validation rows are written so. The electrons pair along a chain of alternating
+bonds, of which every second one gains an order and the others lose one, x-a=b-y to x=a-b=y, or through the lone pair
+of an atom between them: x-N-O to x=[N+]-[O-], O-S-O to O=S=O. Both give another Lewis structure of the same molecule.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from rdkit import Chem
+
+MIN_LINEAR_RING = 8
+"""Smaller rings have no place for an atom with a triple or two double bonds."""
+
+_ORDERS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+
+
+def num_unpaired(mol: Chem.Mol) -> int:
+    return sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+
+
+def paired(mol: Chem.Mol) -> Chem.Mol:
+    """Pairs what unpaired electrons it can, those along the shortest chain first, those through lone pairs last. Atoms,
+    hydrogens and the net charge stay; single radicals, carbenes and electrons without such a way do, too. A molecule
+    in which nothing pairs is returned itself.
+    """
+    unpaired = num_unpaired(mol)
+    if unpaired < 2:
+        return mol
+    closed = Chem.RWMol(mol)
+    try:
+        Chem.Kekulize(closed, clearAromaticFlags=True)
+        pair_all(closed)
+        Chem.SanitizeMol(closed)
+    except (Chem.KekulizeException, Chem.MolSanitizeException):
+        return mol
+    Chem.AssignStereochemistry(closed, cleanIt=True, force=True)
+    return closed.GetMol() if num_unpaired(closed) < unpaired else mol
+
+
+def pair_all(mol: Chem.RWMol) -> None:
+    while (chain := shortest_chain(mol)) is not None:
+        shift(mol, chain)
+    for centre in mol.GetAtoms():
+        if centre.GetFormalCharge() == 0 and centre.GetNumRadicalElectrons() == 0:
+            if centre.GetSymbol() == "S":
+                pair_at_sulfur(mol, centre)
+            elif centre.GetSymbol() == "N":
+                pair_at_nitrogen(mol, centre)
+
+
+def shortest_chain(mol: Chem.Mol) -> tuple[int, ...] | None:
+    """Atoms from one unpaired electron to another. Equally long chains are told apart by their atoms' canonical ranks,
+    which mirror images share.
+    """
+    ranks = list(Chem.CanonicalRankAtoms(mol, includeChirality=False))
+    starts = sorted((a.GetIdx() for a in mol.GetAtoms() if a.GetNumRadicalElectrons()), key=ranks.__getitem__)
+    found = [chain for start in starts if (chain := chain_from(mol, start, ranks)) is not None]
+    return min(found, key=len, default=None)
+
+
+def chain_from(mol: Chem.Mol, start: int, ranks: Sequence[int]) -> tuple[int, ...] | None:
+    """The first of the shortest chains from an atom, in the order of ranks."""
+    waiting: deque[tuple[int, ...]] = deque([(start,)])
+    seen = {(start, 0)}
+    while waiting:
+        chain = waiting.popleft()
+        rises = len(chain) % 2 == 1
+        for atom in sorted(neighbours(mol, chain[-1], rises), key=ranks.__getitem__):
+            if atom in chain or (atom, len(chain) % 2) in seen:
+                continue
+            seen.add((atom, len(chain) % 2))
+            longer = (*chain, atom)
+            if rises and mol.GetAtomWithIdx(atom).GetNumRadicalElectrons() and fits(mol, longer):
+                return longer
+            waiting.append(longer)
+    return None
+
+
+def neighbours(mol: Chem.Mol, atom: int, rises: bool) -> Iterator[int]:
+    """Atoms whose bond to this one can gain an order, or lose one."""
+    allowed = _ORDERS[:2] if rises else _ORDERS[1:]
+    for bond in mol.GetAtomWithIdx(atom).GetBonds():
+        if bond.GetBondType() in allowed:
+            yield bond.GetOtherAtomIdx(atom)
+
+
+def shift(mol: Chem.RWMol, chain: Sequence[int]) -> None:
+    """Moves the electrons: bonds gain and lose an order in turn, both ends lose an unpaired electron."""
+    for place, (a, b) in enumerate(itertools.pairwise(chain)):
+        change_order(mol.GetBondBetweenAtoms(a, b), 1 if place % 2 == 0 else -1)
+    for end in (chain[0], chain[-1]):
+        spend(mol.GetAtomWithIdx(end))
+
+
+def pair_at_sulfur(mol: Chem.RWMol, centre: Chem.Atom) -> None:
+    """O-S-O to O=S=O"""
+    ends = [atom for atom in unpaired_neighbours(mol, centre) if atom.GetSymbol() == "O"]
+    if len(ends) == 2:
+        for end in ends:
+            change_order(mol.GetBondBetweenAtoms(centre.GetIdx(), end.GetIdx()), 1)
+            spend(end)
+
+
+def pair_at_nitrogen(mol: Chem.RWMol, centre: Chem.Atom) -> None:
+    """x-N-O to x=[N+]-[O-] (nitrones), x-N=N to x=[N+]=[N-] (diazo compounds)"""
+    ends = unpaired_neighbours(mol, centre)
+    anions = [atom for atom in ends if atom.GetSymbol() in ("O", "N") and atom.GetDegree() == 1]
+    others = [atom for atom in ends if atom.GetIdx() not in [anion.GetIdx() for anion in anions[:1]]]
+    if not anions or not others:
+        return
+    bond = mol.GetBondBetweenAtoms(centre.GetIdx(), others[0].GetIdx())
+    if bond.GetBondType() in _ORDERS[:2]:
+        change_order(bond, 1)
+        spend(others[0])
+        spend(anions[0])
+        centre.SetFormalCharge(1)
+        anions[0].SetFormalCharge(-1)
+
+
+def unpaired_neighbours(mol: Chem.Mol, centre: Chem.Atom) -> list[Chem.Atom]:
+    """In the order of canonical ranks."""
+    ranks = list(Chem.CanonicalRankAtoms(mol, includeChirality=False))
+    ends = [atom for atom in centre.GetNeighbors() if atom.GetNumRadicalElectrons() == 1]
+    return sorted(ends, key=lambda atom: ranks[atom.GetIdx()])
+
+
+def change_order(bond: Chem.Bond, by: int) -> None:
+    bond.SetBondType(_ORDERS[_ORDERS.index(bond.GetBondType()) + by])
+    bond.SetStereo(Chem.BondStereo.STEREONONE)
+
+
+def spend(atom: Chem.Atom) -> None:
+    """One unpaired electron less."""
+    atom.SetNumRadicalElectrons(atom.GetNumRadicalElectrons() - 1)
+
+
+def fits(mol: Chem.Mol, chain: Sequence[int]) -> bool:
+    """Whether no small ring gets an atom with a triple or two double bonds."""
+    changed = Chem.RWMol(mol)
+    shift(changed, chain)
+    rings = mol.GetRingInfo()
+    for index in chain:
+        orders = [bond.GetBondType() for bond in changed.GetAtomWithIdx(index).GetBonds()]
+        linear = len(orders) == 2 and (_ORDERS[2] in orders or orders.count(_ORDERS[1]) == 2)
+        if linear and rings.NumAtomRings(index) > 0 and rings.MinAtomRingSize(index) < MIN_LINEAR_RING:
+            return False
+    return True
