@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "Examples:\n\n"
-    "geomformer evaluate --task gap --model gap-geomformer --data qm9 --split test\n\n"
+    "geomformer evaluate --task gap --model gap-geomformer --data pcqm4mv2 --split valid\n\n"
     "geomformer evaluate --model models/mine/2 --data data/prepared/mine --json\n\n"
     "geomformer evaluate --task is2re --model is2re-geomformer --data oc20\n\n"
     "geomformer evaluate --data pcqm4mv2 --split test-dev --submission submission\n\n"

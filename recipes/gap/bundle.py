@@ -1,11 +1,13 @@
 """Evaluates a trained gap model on the test sets of its levels and stores it, with its card, among the bundled models.
 
-    python recipes/gap/bundle.py gap-geomformer --data-root data
+    python recipes/gap/bundle.py gap-geomformer --mixture gap-mixture-third --data-root data
     python recipes/gap/bundle.py gap-geomformer-xtb --mixture gap-alone-xtb --suffix=-xtb
+    python recipes/gap/bundle.py gap-geomformer@5
 
 What the model was trained on (`domain.safetensors`) is described from the training rows of the mixture, and expected
 errors are fitted to its validation rows; the test sets only measure how good both are. The mixture is named, or given
-as a folder. The hash that this prints of a bundled model goes into `geomformer/artifacts/pinned.py`.
+as a folder. Without one, as in the last line, a bundled model keeps its own and is tested again on the rows of
+PCQM4Mv2 alone. The hash that this prints of a bundled model goes into `geomformer/artifacts/pinned.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from geomformer.artifacts.locate import bundled_root
 from geomformer.artifacts.pinned import pin_of
 from geomformer.artifacts.store import Artifact, load_artifact, save_artifact
 from geomformer.evaluation.metrics import bootstrap_interval
-from geomformer.inference.domain import OUTSIDE, Domain, describe
+from geomformer.inference.domain import OUTSIDE, Domain, describe, read_domain
 from geomformer.prepared.collate import Sample, collate
 from geomformer.records import ORBITAL_THEORIES, Batch, Record
 
@@ -52,23 +54,26 @@ class Predictions:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
-    parser.add_argument("--mixture", default="gap-mixture-third", help="training data: name or folder")
+    parser.add_argument("--mixture", default=None, help="training data: name or folder; none for a bundled model")
     parser.add_argument("--suffix", default="", help="of the names of the test sets")
+    parser.add_argument("--time", default=None, help="what the card says of how long training took, and on what")
     parser.add_argument("--data-root", type=Path, default=None)
     parser.add_argument("--models", type=Path, default=None)
     arguments = parser.parse_args()
     root = arguments.data_root
     source = load_artifact(arguments.model, api.models_root(arguments.models))
-    domain = domain_of(source, arguments.mixture, root)
+    domain = domain_of(source, arguments.mixture, root) if arguments.mixture else own_domain(source)
     metrics: dict[str, Any] = dict(source.manifest.metrics)
     pcqm = predict(source, f"gap-pcqm4mv2-valid{arguments.suffix}", "test", "gap", root)
     metrics[PCQM4MV2] = summary(pcqm, domain) | rank_correlations(pcqm, domain)
-    if "gap_qm9" in source.config.task.targets:
+    if "gap_qm9" in source.config.task.targets and QM9 not in metrics:
         qm9 = predict(source, f"gap-qm9-test{arguments.suffix}", "test", "gap_qm9", root)
         metrics[QM9] = summary(qm9, domain)
     judged = domain.judge(pcqm.records, pcqm.spreads)
     theory, members = ORBITAL_THEORIES[source.manifest.inputs.orbitals], source.config.model.members
     sections = card_sections(pcqm.records, pcqm.errors, judged, metrics[PCQM4MV2], domain, theory, members)
+    if arguments.time:
+        sections = {"Time of training": arguments.time, **sections}
     for name, values in metrics.items():
         print(name, values)
     print("\n\n".join(f"{title}\n\n{text}" for title, text in sections.items()))
@@ -89,6 +94,13 @@ def domain_of(source: Artifact, mixture: str, root: Path | None) -> Domain:
     domain = described.fitted(valid.records, valid.spreads, valid.errors)
     print(f"familiar environments: {len(domain.radius_1)} of radius 1, {len(domain.radius_2)} of radius 2")
     print(f"weights {domain.weights.tolist()}, ranges {domain.ranges.tolist()}, {len(domain.to_bytes())} bytes")
+    return domain
+
+
+def own_domain(source: Artifact) -> Domain:
+    domain = read_domain(source.path, source.manifest)
+    if domain is None:
+        raise SystemExit(f"{source.reference} does not know what it was trained on: name it with --mixture")
     return domain
 
 

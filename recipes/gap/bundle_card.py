@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rdkit import Chem
 
+from geomformer.chem.radicals import num_unpaired
 from geomformer.inference.domain import MIN_MOLECULES, Domain, Judgement
 from geomformer.records import Record
 
@@ -17,11 +18,15 @@ MIN_ROWS = 20
 FIFTHS = 5
 
 LIMITS = (
-    "Charged molecules and salts, metals, radicals and molecules of more than about 25 heavy atoms are rare or absent "
-    "in the training data; elements seen in fewer than 20 training molecules are refused. The model sees heavy atoms, "
-    "the 2D graph with its stereo labels, and frontier orbitals by {theory}: tautomers and protonation "
-    "states are taken as written, and mirror images get the same gap. The spread over {over} is no error; orbitals are "
-    "those of the first conformer, so that it misses what they would add."
+    "Labels are gaps between the highest occupied and the lowest unoccupied orbital (Kohn-Sham) of molecules in the "
+    "gas phase, at geometries optimised with the same theory: no optical gaps, and none of solids or solutions. "
+    "Errors were measured with {conformers} conformers, on molecules of {elements}{charges}: of other elements that "
+    "`predict` takes they are unknown. Charged molecules and salts, metals, radicals and molecules of more than "
+    "about 25 heavy atoms are rare or absent in the training data, though some count as `inside`; elements seen in "
+    "fewer than 20 training molecules are refused. The model sees heavy atoms, the 2D graph with its stereo labels, "
+    "and frontier orbitals by {theory}: tautomers and protonation states are taken as written, electrons that are "
+    "written unpaired and can pair are paired, and mirror images get the same gap. The spread over {over} is no "
+    "error; orbitals are those of the first conformer, so that it misses what they would add."
 )
 
 
@@ -65,8 +70,18 @@ def card_sections(
         "Inside and outside of the training data": about_domain(domain, metrics, over)
         + "\n\n"
         + by_fifth(expected, errors),
-        "Where not to trust it": LIMITS.format(theory=theory, over=over),
+        "Where not to trust it": LIMITS.format(
+            theory=theory, over=over, conformers=len(records[0].positions), **contents(records)
+        ),
     }
+
+
+def contents(records: Sequence[Record]) -> dict[str, str]:
+    """What the test molecules are made of, for `LIMITS`."""
+    mols = [mol for record in records if (mol := Chem.MolFromSmiles(record.smiles or "")) is not None]
+    symbols = {atom.GetSymbol() for mol in mols for atom in mol.GetAtoms()} | {"H"}
+    charged = any(Chem.GetFormalCharge(mol) for mol in mols)
+    return {"elements": ", ".join(sorted(symbols)), "charges": "" if charged else ", none with a net charge"}
 
 
 def by_kind(records: Sequence[Record], errors: np.ndarray, judged: Sequence[Judgement]) -> str:
@@ -81,7 +96,7 @@ def by_kind(records: Sequence[Record], errors: np.ndarray, judged: Sequence[Judg
 
 
 def groups_of(record: Record) -> list[str]:
-    """Kinds a molecule belongs to, by size, charge, rings and elements."""
+    """Kinds a molecule belongs to, by size, charge, rings, unpaired electrons and elements."""
     groups = [f"heavy atoms: {low:02} to {high}" for low, high in SIZES if low <= record.num_atoms <= high]
     mol = Chem.MolFromSmiles(record.smiles) if record.smiles else None
     if mol is None:
@@ -90,6 +105,7 @@ def groups_of(record: Record) -> list[str]:
     kind = "net charge" if sum(charges) else "charged atoms, no net charge" if any(charges) else "no charged atom"
     rings = mol.GetRingInfo().NumRings()
     groups += [f"charge: {kind}", f"rings: {MAX_RINGS} or more" if rings >= MAX_RINGS else f"rings: {rings}"]
+    groups.append("electrons: some unpaired" if num_unpaired(mol) else "electrons: all paired")
     return groups + [f"element: {symbol}" for symbol in {atom.GetSymbol() for atom in mol.GetAtoms()} - {"C", "H"}]
 
 
@@ -98,10 +114,9 @@ def about_domain(domain: Domain, metrics: Mapping[str, float], over: str) -> str
     return (
         f"`predict` calls a molecule `outside` (column `domain`) when more than {domain.max_unfamiliar[0]:.0%} of its "
         "heavy atoms stand in surroundings (the atom with its charge and hydrogens, its bonds, its neighbours) that no "
-        f"training molecule has, when it has none or more than {largest} heavy atoms, a net charge below {lowest} "
-        f"or above {highest}, or no frontier orbitals that their theory can find. Column `expected_error_gap_ev` "
-        "estimates the absolute error, in eV, from the share of such surroundings, from the share of those two bonds "
-        f"wide that fewer than {MIN_MOLECULES[2]} training molecules have, and from the spread over {over}; it was "
+        f"molecule of the training data named above has, when it has none or more than {largest} heavy atoms, a net "
+        f"charge below {lowest} or above {highest}, or no frontier orbitals that their theory can find. Column "
+        f"`expected_error_gap_ev` estimates the absolute error, in eV, from {estimated_from(domain, over)}; it was "
         "fitted to validation molecules of the training mixture, never to those below. "
         "It orders molecules, and is no bound: of two molecules with the same estimate one may be many times as wrong "
         "as the other. `inside` is no promise either.\n\n"
@@ -110,6 +125,17 @@ def about_domain(domain: Domain, metrics: Mapping[str, float], over: str) -> str
         f"{metrics['spread_rank_correlation']:.2f}. Numbers and errors inside and outside stand in the tables above. "
         "Expected and true errors, in fifths of the same molecules:"
     )
+
+
+def estimated_from(domain: Domain, over: str) -> str:
+    """What has a weight in the expected error."""
+    sources = (
+        "the share of such surroundings",
+        f"the share of surroundings two bonds wide that fewer than {MIN_MOLECULES[2]} training molecules have",
+        f"the spread over {over}",
+    )
+    used = [text for text, weight in zip(sources, domain.weights[1:].tolist(), strict=True) if weight > 0]
+    return " and ".join(used)
 
 
 def by_fifth(expected: np.ndarray, errors: np.ndarray) -> str:

@@ -35,7 +35,9 @@ for theory in "" -xtb; do
 done
 learn $out/rows.csv $out/model
 for name in alone alone-orbitals alone-xtb; do
-    geomformer train --task gap --config "$here/$name.yaml" --out "runs/gap-$name" --name "gap-$name" --device cpu
+    # As run.sh names it, which may have trained it.
+    [ -e "runs/gap-$name/result.json" ] ||
+        geomformer train --task gap --config "$here/$name.yaml" --out "runs/gap-$name" --name "gap-$name" --device cpu
 done
 judge "" gap-alone@1 gap-alone-orbitals@1 gap-geomformer@5
-judge -xtb gap-alone-xtb@1 gap-geomformer-xtb@2
+judge -xtb gap-alone-xtb@1 gap-geomformer-xtb@3
