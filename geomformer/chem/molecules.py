@@ -126,6 +126,7 @@ def read_block(block: str) -> Chem.Mol:
             log.append(str(error))
             mol, parsed = None, False
         if mol is not None and parsed and has_geometry(mol):
+            mol = paired(mol)  # before: coordinates say how the double bonds stand that this makes
             Chem.AssignStereochemistryFrom3D(mol)
     if mol is None:
         raise MoleculeError("unparsable", f"The mol block cannot be read: {_first(log, 'it is damaged')}.")

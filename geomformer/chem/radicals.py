@@ -16,6 +16,8 @@ from rdkit import Chem
 
 MIN_LINEAR_RING = 8
 """Smaller rings have no place for an atom with a triple or two double bonds."""
+MAX_UNPAIRED = 32
+"""More are no slip of a program, and the search would take seconds."""
 
 _ORDERS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
 
@@ -30,7 +32,7 @@ def paired(mol: Chem.Mol) -> Chem.Mol:
     in which nothing pairs is returned itself.
     """
     unpaired = num_unpaired(mol)
-    if unpaired < 2:
+    if not 2 <= unpaired <= MAX_UNPAIRED:
         return mol
     closed = Chem.RWMol(mol)
     try:
@@ -46,6 +48,8 @@ def paired(mol: Chem.Mol) -> Chem.Mol:
 def pair_all(mol: Chem.RWMol) -> None:
     while (chain := shortest_chain(mol)) is not None:
         shift(mol, chain)
+        for end in (chain[0], chain[-1]):
+            spend(mol.GetAtomWithIdx(end))
     for centre in mol.GetAtoms():
         if centre.GetFormalCharge() == 0 and centre.GetNumRadicalElectrons() == 0:
             if centre.GetSymbol() == "S":
@@ -55,23 +59,26 @@ def pair_all(mol: Chem.RWMol) -> None:
 
 
 def shortest_chain(mol: Chem.Mol) -> tuple[int, ...] | None:
-    """Atoms from one unpaired electron to another. Equally long chains are told apart by their atoms' canonical ranks,
-    which mirror images share.
-    """
-    ranks = list(Chem.CanonicalRankAtoms(mol, includeChirality=False))
-    starts = sorted((a.GetIdx() for a in mol.GetAtoms() if a.GetNumRadicalElectrons()), key=ranks.__getitem__)
-    found = [chain for start in starts if (chain := chain_from(mol, start, ranks)) is not None]
+    """Atoms from one unpaired electron to another. Equally long chains are told apart by `ranks`."""
+    ranked = ranks(mol)
+    starts = sorted((a.GetIdx() for a in mol.GetAtoms() if a.GetNumRadicalElectrons()), key=ranked.__getitem__)
+    found = [chain for start in starts if (chain := chain_from(mol, start, ranked)) is not None]
     return min(found, key=len, default=None)
 
 
-def chain_from(mol: Chem.Mol, start: int, ranks: Sequence[int]) -> tuple[int, ...] | None:
-    """The first of the shortest chains from an atom, in the order of ranks."""
+def ranks(mol: Chem.Mol) -> list[int]:
+    """The canonical ranks of atoms, which mirror images share."""
+    return list(Chem.CanonicalRankAtoms(mol, includeChirality=False))
+
+
+def chain_from(mol: Chem.Mol, start: int, ranked: Sequence[int]) -> tuple[int, ...] | None:
+    """The first of the shortest chains from an atom to an unpaired electron, in the order of ranks."""
     waiting: deque[tuple[int, ...]] = deque([(start,)])
     seen = {(start, 0)}
     while waiting:
         chain = waiting.popleft()
         rises = len(chain) % 2 == 1
-        for atom in sorted(neighbours(mol, chain[-1], rises), key=ranks.__getitem__):
+        for atom in sorted(neighbours(mol, chain[-1], rises), key=ranked.__getitem__):
             if atom in chain or (atom, len(chain) % 2) in seen:
                 continue
             seen.add((atom, len(chain) % 2))
@@ -91,11 +98,9 @@ def neighbours(mol: Chem.Mol, atom: int, rises: bool) -> Iterator[int]:
 
 
 def shift(mol: Chem.RWMol, chain: Sequence[int]) -> None:
-    """Moves the electrons: bonds gain and lose an order in turn, both ends lose an unpaired electron."""
+    """Bonds gain and lose an order in turn."""
     for place, (a, b) in enumerate(itertools.pairwise(chain)):
         change_order(mol.GetBondBetweenAtoms(a, b), 1 if place % 2 == 0 else -1)
-    for end in (chain[0], chain[-1]):
-        spend(mol.GetAtomWithIdx(end))
 
 
 def pair_at_sulfur(mol: Chem.RWMol, centre: Chem.Atom) -> None:
@@ -108,26 +113,27 @@ def pair_at_sulfur(mol: Chem.RWMol, centre: Chem.Atom) -> None:
 
 
 def pair_at_nitrogen(mol: Chem.RWMol, centre: Chem.Atom) -> None:
-    """x-N-O to x=[N+]-[O-] (nitrones), x-N=N to x=[N+]=[N-] (diazo compounds)"""
-    ends = unpaired_neighbours(mol, centre)
-    anions = [atom for atom in ends if atom.GetSymbol() in ("O", "N") and atom.GetDegree() == 1]
-    others = [atom for atom in ends if atom.GetIdx() not in [anion.GetIdx() for anion in anions[:1]]]
-    if not anions or not others:
-        return
-    bond = mol.GetBondBetweenAtoms(centre.GetIdx(), others[0].GetIdx())
-    if bond.GetBondType() in _ORDERS[:2]:
-        change_order(bond, 1)
-        spend(others[0])
-        spend(anions[0])
+    """x-N-O to x=[N+]-[O-] (nitrones), x-N=N to x=[N+]=[N-] (diazo compounds), at the end of a chain, too."""
+    for end in unpaired_neighbours(mol, centre):
+        if end.GetSymbol() not in ("O", "N") or end.GetDegree() > 1:
+            continue
+        spend(end)
+        chain = chain_from(mol, centre.GetIdx(), ranks(mol))
+        if chain is None:
+            end.SetNumRadicalElectrons(1)
+            continue
+        shift(mol, chain)
+        spend(mol.GetAtomWithIdx(chain[-1]))
         centre.SetFormalCharge(1)
-        anions[0].SetFormalCharge(-1)
+        end.SetFormalCharge(-1)
+        return
 
 
 def unpaired_neighbours(mol: Chem.Mol, centre: Chem.Atom) -> list[Chem.Atom]:
-    """In the order of canonical ranks."""
-    ranks = list(Chem.CanonicalRankAtoms(mol, includeChirality=False))
+    """In the order of `ranks`."""
+    ranked = ranks(mol)
     ends = [atom for atom in centre.GetNeighbors() if atom.GetNumRadicalElectrons() == 1]
-    return sorted(ends, key=lambda atom: ranks[atom.GetIdx()])
+    return sorted(ends, key=lambda atom: ranked[atom.GetIdx()])
 
 
 def change_order(bond: Chem.Bond, by: int) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from checks.molecules import relaxed
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 
 from geomformer.chem.build import ChemistryOptions, build_record
 from geomformer.chem.molecules import canonicalise
@@ -23,14 +24,18 @@ WRITTEN = {
     "CCCS([O])([O])O": "CCCS(=O)(=O)O",
     "CN([CH]c1ccccc1)[O]": "C[N+]([O-])=Cc1ccccc1",
     "[N][N][CH]C(C)=O": "CC(=O)C=[N+]=[N-]",
+    "[N][N]C1=CC=C[CH]C1=O": "O=C1C=CC=CC1=[N+]=[N-]",
+    "CC1=C[C]2C(=CC=C3C2=NON3[O])N=N1": "Cc1cc2c(ccc3c2no[n+]3[O-])nn1",
 }
-"""Diradicals and the molecules that they are; the first Lewis structure of the sixth has six electrons to pair."""
+"""Diradicals and the molecules that they are; the isopropyl benzene has six electrons to pair."""
 UNPAIRED = [
     ("CC(C)(C)N([O])C", 1),
     ("[CH2]CC[CH2]", 2),
     ("[CH]CCC", 2),
     ("C1=C[C]=[C]C=C1", 2),
     ("[O]N(C)CCN(C)[O]", 2),
+    ("[O]N1[C]=CCCC1", 2),
+    ("[CH2]" + 40 * "[CH]" + "[CH2]", 42),
     ("[C-]#[O+]", 0),
     ("c1ccccc1", 0),
 ]
@@ -70,6 +75,14 @@ def test_the_way_of_writing_does_not_matter(written: str) -> None:
     assert len(found) == 1
 
 
+def test_coordinates_say_how_new_double_bonds_stand() -> None:
+    for smiles in ("C/C=N/O", "C/C=N\\O"):
+        mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        assert rdDistGeom.EmbedMolecule(mol, randomSeed=7) == 0
+        record = build_record(RawMolecule(0, "m", as_diradical(mol), "mol"), ChemistryOptions(geometry="input"))
+        assert record.smiles == smiles
+
+
 def test_a_record_is_that_of_the_closed_shell() -> None:
     options = ChemistryOptions(num_conformers=2)
     written = build_record(RawMolecule(0, "m", "CCS[C]1N=C(O)[CH]C(=N1)C(F)(F)F"), options)
@@ -79,10 +92,8 @@ def test_a_record_is_that_of_the_closed_shell() -> None:
     np.testing.assert_array_equal(written.bond_features, expected.bond_features)
 
 
-def test_coordinates_stay_with_their_atoms() -> None:
-    """A mol block whose bonds are those of a diradical, and a reference geometry without bonds."""
-    numbers, positions, _ = relaxed("CCSc1nc(O)cc(C)n1")
-    mol = Chem.AddHs(Chem.MolFromSmiles("CCSC1=NC(O)=CC(C)=N1"))
+def as_diradical(mol: Chem.Mol) -> str:
+    """The mol block of a molecule with single bonds and unpaired electrons in place of its double bonds."""
     block = Chem.RWMol(mol)
     Chem.Kekulize(block, clearAromaticFlags=True)
     for bond in block.GetBonds():
@@ -92,14 +103,18 @@ def test_coordinates_stay_with_their_atoms() -> None:
                 atom.SetNoImplicit(True)
                 atom.SetNumRadicalElectrons(1)
     block.UpdatePropertyCache()
+    return Chem.MolToMolBlock(block)
+
+
+def test_coordinates_stay_with_their_atoms() -> None:
+    """A mol block whose bonds are those of a diradical, and a reference geometry without bonds."""
+    numbers, positions, _ = relaxed("CCSc1nc(O)cc(C)n1")
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCSC1=NC(O)=CC(C)=N1"))
     conformer = Chem.Conformer(len(numbers))
     conformer.SetPositions(positions)
-    block.AddConformer(conformer)
-    options = ChemistryOptions(geometry="input")
-    raw = RawMolecule(
-        0, "m", Chem.MolToMolBlock(block), "mol", reference_numbers=numbers, reference_positions=positions
-    )
-    record = build_record(raw, options)
+    mol.AddConformer(conformer)
+    fields = {"reference_numbers": numbers, "reference_positions": positions}
+    record = build_record(RawMolecule(0, "m", as_diradical(mol), "mol", **fields), ChemistryOptions(geometry="input"))
     assert record.smiles == Chem.CanonSmiles("CCSc1nc(O)cc(C)n1")
     heavy = numbers > 1
     expected = positions[heavy] - positions[heavy].mean(0)
