@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from geomformer.inference.predictor import Predictor, PredictSummary
     from geomformer.prepared.dataset import PreparedDataset
     from geomformer.training.run import TrainResult
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -219,10 +222,12 @@ def evaluate(
     from geomformer.evaluation.evaluate import evaluate_dataset
 
     predictor = load_model(model, models=models, conformers=conformers or 8, geometry="input", device=device)
-    prepared = open_dataset(dataset, root, split_scheme)
+    known = open_dataset(dataset, root)
     trained = load_artifact(model, models_root(models)).config.data.split_scheme
-    if split_scheme is None and trained in prepared.schemes:
-        prepared = open_dataset(dataset, root, trained)
+    usual = trained if trained in known.schemes else known.scheme
+    prepared = open_dataset(dataset, root, split_scheme or usual)
+    if prepared.scheme != usual and predictor.manifest.dataset.get("fingerprint") == known.fingerprint:
+        log.warning("%s was trained on %s splits: it has seen rows of others.", predictor.manifest.reference, usual)
     return evaluate_dataset(
         predictor, prepared, splits=splits, out=out, limit=limit, baselines=baselines, progress=progress
     )

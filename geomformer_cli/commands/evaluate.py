@@ -9,7 +9,7 @@ import typer
 
 from geomformer.units import unit_label
 from geomformer_cli import console
-from geomformer_cli.options import INPUT, MODEL, OUTPUT, DataRoot, Device, Json, Limit, ModelName
+from geomformer_cli.options import INPUT, MODEL, OUTPUT, DataRoot, Device, Json, Limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ EXAMPLES = (
     "Examples:\n\n"
     "geomformer evaluate --task gap --model gap-geomformer --data pcqm4mv2 --split valid\n\n"
     "geomformer evaluate --model models/mine/2 --data data/prepared/mine --json\n\n"
+    "geomformer evaluate --data molecule3d --model of-random --model of-scaffold --split valid --split test\n\n"
     "geomformer evaluate --task is2re --model is2re-geomformer --data oc20\n\n"
     "geomformer evaluate --data pcqm4mv2 --split test-dev --submission submission\n\n"
     "geomformer evaluate --model is2re-geomformer --data oc20 --submission submission"
@@ -43,6 +44,15 @@ _ROWS = {
 Task = Annotated[
     str | None,
     typer.Option(help="What the model must predict; checked.", show_default="the model's", rich_help_panel=MODEL),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="Trained model: NAME, NAME@VERSION or a folder. May be repeated: one table shows them side by side.",
+        show_default="one that comes with geomformer",
+        rich_help_panel=MODEL,
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -67,7 +77,7 @@ Conformers = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for metrics.json and plots.",
+        help="Folder for metrics.json and plots; of several models, for one folder each.",
         show_default="evaluations/MODEL-DATASET",
         rich_help_panel=OUTPUT,
     ),
@@ -85,7 +95,7 @@ Submission = Annotated[
 
 def evaluate(
     task: Task = None,
-    model: ModelName = None,
+    model: Models = None,
     data: Data = None,
     split: Split = None,
     split_scheme: SplitScheme = None,
@@ -108,41 +118,59 @@ def evaluate(
     from geomformer import api
     from geomformer.artifacts.store import load_artifact
 
-    artifact = load_artifact(model)
-    _check_task(task, artifact)
-    dataset = data or artifact.config.data.dataset
+    references: list[str | None] = [*model] if model else [None]
+    artifacts = [load_artifact(reference) for reference in references]
+    for artifact in artifacts:
+        _check_task(task, artifact)
+    names = [data or artifact.config.data.dataset for artifact in artifacts]
     if submission is not None:
-        _check_alone({"--limit": limit, "--out": out, "--split-scheme": split_scheme})
-        predictor = api.load_model(model, conformers=conformers or 8, geometry="input", device=device)
-        _submit(predictor, api.open_dataset(dataset, data_root), submission, split or (), json)
+        _check_alone({"--limit": limit, "--out": out, "--split-scheme": split_scheme}, artifacts)
+        predictor = api.load_model(references[0], conformers=conformers or 8, geometry="input", device=device)
+        _submit(predictor, api.open_dataset(names[0], data_root), submission, split or (), json)
         return
-    folder = out or Path("evaluations") / f"{artifact.reference}-{Path(dataset).name}"
-    console.message(f"Model {artifact.reference}, dataset {dataset}")
-    with console.progress("evaluate") as progress:
-        metrics = api.evaluate(
-            dataset,
-            model=model,
-            split_scheme=split_scheme,
-            splits=tuple(split or ()),
-            out=folder,
-            root=data_root,
-            conformers=conformers,
-            device=device,
-            limit=limit,
-            progress=progress,
-        )
+    found, folders = [], [_folder(pair, out, len(artifacts)) for pair in zip(artifacts, names, strict=True)]
+    for reference, artifact, dataset, folder in zip(references, artifacts, names, folders, strict=True):
+        console.message(f"Model {artifact.reference}, dataset {dataset}")
+        with console.progress("evaluate") as progress:
+            metrics = api.evaluate(
+                dataset,
+                model=reference,
+                split_scheme=split_scheme,
+                splits=tuple(split or ()),
+                out=folder,
+                root=data_root,
+                conformers=conformers,
+                device=device,
+                limit=limit,
+                progress=progress,
+            )
+        found.append(metrics)
     if json:
-        console.result_json(metrics)
-    elif "baselines" in metrics:
-        _show_with_baselines(metrics)
+        console.result_json(found if len(found) > 1 else found[0])
+    elif len(found) > 1:
+        _show_beside(found)
+    elif "baselines" in found[0]:
+        _show_with_baselines(found[0])
     else:
-        _show(metrics)
-    console.message(f"Written: {folder}")
+        _show(found[0])
+    for folder in folders:
+        console.message(f"Written: {folder}")
 
 
-def _check_alone(others: Mapping[str, object]) -> None:
+def _folder(evaluated: tuple[Artifact, str], out: Path | None, models: int) -> Path:
+    """Where the evaluation of a model on a dataset is written; of several models, each has a folder in `out`."""
+    artifact, dataset = evaluated
+    name = f"{artifact.reference}-{Path(dataset).name}"
+    if out is None:
+        return Path("evaluations") / name
+    return out if models == 1 else out / name
+
+
+def _check_alone(others: Mapping[str, object], artifacts: Sequence[Artifact]) -> None:
     from geomformer.errors import ConfigError
 
+    if len(artifacts) > 1:
+        raise ConfigError(f"--submission takes the predictions of one model, found {len(artifacts)}.")
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise ConfigError(
@@ -206,6 +234,22 @@ def _show(metrics: dict[str, Any]) -> None:
         name, unit = describe(key)
         rows.append([name, unit, *(_number(values.get(key)) for values in splits.values())])
     console.result_table(["metric", "unit", *splits], rows, numbers=range(2, 2 + len(splits)))
+
+
+def _show_beside(found: Sequence[dict[str, Any]]) -> None:
+    """One line per metric, one column per model and split, as Table 5 of the paper has the splits of two schemes."""
+    columns = [(metrics, split) for metrics in found for split in metrics["splits"]]
+    heads = [" ".join(_column(metrics, split)) for metrics, split in columns]
+    rows = [["rows", "", *(_number(metrics["rows"][split]) for metrics, split in columns)]]
+    for key in dict.fromkeys(key for metrics, split in columns for key in metrics["splits"][split]):
+        name, unit = describe(key)
+        rows.append([name, unit, *(_number(metrics["splits"][split].get(key)) for metrics, split in columns)])
+    console.result_table(["metric", "unit", *heads], rows, numbers=range(2, 2 + len(columns)))
+
+
+def _column(metrics: dict[str, Any], split: str) -> list[str]:
+    """What one column shows: model, split scheme where there are several, split."""
+    return [metrics["model"], *([metrics["split_scheme"]] if "split_scheme" in metrics else []), split]
 
 
 def _show_with_baselines(metrics: dict[str, Any]) -> None:

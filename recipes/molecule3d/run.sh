@@ -14,8 +14,7 @@ for scheme in random scaffold; do
         --set optim.warmup_fraction=0.04 --set train.max_steps=1500 --set train.validate_every=750 \
         --set train.precision=bf16-mixed \
         --out runs/$name-$scheme --name $name-$scheme --device cpu
-    geomformer evaluate --data $name --model $name-$scheme --split valid --split test --json \
-        > runs/$name-$scheme.json
 done
-python "$here/table.py" runs/$name-random.json runs/$name-scaffold.json --data data/prepared/$name \
-    --method "GeoMFormer, 4 layers of 128"
+geomformer evaluate --data $name --model $name-random --model $name-scaffold --split valid --split test --json \
+    > runs/$name.json
+python "$here/table.py" runs/$name.json --data data/prepared/$name --method "GeoMFormer, 4 layers of 128"

@@ -1,8 +1,8 @@
 """Prints evaluations of the random and the scaffold split as one table, laid out like Table 5 of the paper.
 
-    python recipes/molecule3d/table.py runs/random.json runs/scaffold.json --data data/prepared/molecule3d
+    python recipes/molecule3d/table.py runs/molecule3d.json --data data/prepared/molecule3d
 
-The files are what `geomformer evaluate --split valid --split test --json` prints.
+The file is what `geomformer evaluate --model OF_RANDOM --model OF_SCAFFOLD --split valid --split test --json` prints.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ Errors = Mapping[tuple[str, str], float]
 """Mean absolute error (eV) by scheme and split."""
 
 
-def evaluated(paths: list[Path]) -> Errors:
+def evaluated(path: Path) -> Errors:
     errors = {}
-    for path in paths:
-        summary = json.loads(path.read_text(encoding="utf8"))
+    for summary in json.loads(path.read_text(encoding="utf8")):
         for split, values in summary["splits"].items():
             errors[summary["split_scheme"], split] = values[f"{TARGET}_mae_ev"]
-    missing = [" ".join(cell) for cell in CELLS if cell not in errors]
-    if missing:
-        raise SystemExit(f"no evaluation of {', '.join(missing)} in {', '.join(map(str, paths))}")
+    if missing := [" ".join(cell) for cell in CELLS if cell not in errors]:
+        raise SystemExit(f"no evaluation of {', '.join(missing)} in {path}")
     return errors
 
 
@@ -54,7 +52,7 @@ def line(cells: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("evaluations", type=Path, nargs="+")
+    parser.add_argument("evaluations", type=Path)
     parser.add_argument("--data", type=Path, default=None, help="prepared dataset, to add the mean of its train labels")
     parser.add_argument("--method", default="GeoMFormer")
     arguments = parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -262,6 +263,33 @@ def test_evaluate_prints_a_table_with_units(stand_in: Any) -> None:
 def test_evaluate_json_is_the_library_s(stand_in: Any) -> None:
     stand_in("evaluate", METRICS)
     assert json.loads(run("evaluate", "--data", "d/e", "--json").stdout) == METRICS
+
+
+@pytest.mark.usefixtures("artifact")
+def test_models_are_evaluated_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Table 5 of the paper has the splits of two schemes."""
+    calls = []
+
+    def evaluate(dataset: str, **options: Any) -> dict[str, Any]:
+        calls.append(options)
+        splits = {"valid": {"gap_mae_ev": 0.1 * len(calls)}, "test": {"gap_mae_ev": 0.2 * len(calls)}}
+        return {**METRICS, "model": options["model"], "split_scheme": options["model"][:-2], "splits": splits}
+
+    monkeypatch.setattr(geomformer.api, "evaluate", evaluate)
+    words = ("evaluate", "--model", "random@1", "--model", "scaffold@1")
+    found = run(*words)
+    assert found.exit_code == 0, found.stderr
+    heads, rows, errors = [re.split(" {2,}", line.strip()) for line in found.stdout.splitlines() if "─" not in line]
+    assert heads[2:] == [f"{name}@1 {name} {split}" for name in ("random", "scaffold") for split in ("valid", "test")]
+    assert rows[1:] == ["10", "20", "10", "20"]
+    assert errors[2:] == ["0.1", "0.2", "0.2", "0.4"]
+    assert [metrics["model"] for metrics in json.loads(run(*words, "--json").stdout)] == ["random@1", "scaffold@1"]
+    assert len(calls) == 4
+    assert run(*words, "--out", "here").exit_code == 0
+    assert calls[-1]["out"] == Path("here/gap@1-qm9")
+    refused = run(*words, "--submission", "there")
+    assert refused.exit_code == 2
+    assert "--submission takes the predictions of one model, found 2." in refused.stderr
 
 
 @pytest.mark.usefixtures("artifact")

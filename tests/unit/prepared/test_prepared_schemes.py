@@ -156,7 +156,9 @@ def test_division_that_does_not_fit_leaves_no_manifest(tmp_path: Path) -> None:
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_model_is_trained_and_judged_on_the_scheme_of_its_configuration(tmp_path: Path) -> None:
+def test_model_is_trained_and_judged_on_the_scheme_of_its_configuration(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write(tmp_path / "prepared" / "toy")
     models = tmp_path / "models"
     config = toy_config(
@@ -170,5 +172,7 @@ def test_model_is_trained_and_judged_on_the_scheme_of_its_configuration(tmp_path
     own = api.evaluate("toy", model="halves", root=tmp_path, models=models, device="cpu")
     assert (own["rows"], own["split_scheme"]) == ({"valid": 10}, "halves")
     assert own["splits"]["valid"]["gap_mae_ev"] == pytest.approx(result.metrics["gap_mae_ev"], rel=1e-4)
+    assert "was trained on" not in caplog.text
     other = api.evaluate("toy", model="halves", root=tmp_path, models=models, device="cpu", split_scheme="thirds")
     assert other["rows"] == {"valid": 8, "test": 7}
+    assert "halves@1 was trained on halves splits: it has seen rows of others." in caplog.text
