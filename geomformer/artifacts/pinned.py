@@ -9,8 +9,8 @@ from geomformer.errors import ArtifactError
 from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
-    "gap-geomformer@5": "7a05bef547f6aab46f6ed687ef1ac17448246a25622d797d08a4499c7ea47830",
-    "gap-geomformer-xtb@2": "a830a29ab74ed9ed8e90fdb277435531a396f49506d38f2ff25aeb055072593b",
+    "gap-geomformer@6": "cf4ba66015e96967298b43db8bf6e3e2500dc0c22576ed8395fc64cb86e3bcd0",
+    "gap-geomformer-xtb@3": "74c2b7bf8fb2721dac700f91145d9a611eed44593a094119e4ade770f9aa8975",
 }
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 

@@ -84,7 +84,7 @@ def show(model: ModelArgument = None, json: Json = False) -> None:
         console.result((artifact.path / CARD).read_text(encoding="utf8").rstrip())
 
 
-@app.command("verify", epilog="Example:\n\ngeomformer models verify gap-geomformer@5")
+@app.command("verify", epilog="Example:\n\ngeomformer models verify gap-geomformer@6")
 @guarded("")
 def verify_models(
     models: Annotated[

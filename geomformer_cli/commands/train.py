@@ -23,7 +23,7 @@ EXAMPLES = (
     "geomformer train --task is2rs --sample\n\n"
     "geomformer train --task md17 --data rmd17/aspirin --architecture painn\n\n"
     "geomformer train --preset gap-paper --device cuda --devices 4\n\n"
-    "geomformer train --task gap --data data/prepared/mine --init gap-geomformer@5 "
+    "geomformer train --task gap --data data/prepared/mine --init gap-geomformer@6 "
     "--set model.orbitals=huckel --set train.epochs=5 --name mine\n\n"
     "geomformer train --out runs/gap-20250101-120000 --resume"
 )

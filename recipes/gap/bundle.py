@@ -2,7 +2,7 @@
 
     python recipes/gap/bundle.py gap-geomformer --mixture gap-mixture-third --data-root data
     python recipes/gap/bundle.py gap-geomformer-xtb --mixture gap-alone-xtb --suffix=-xtb
-    python recipes/gap/bundle.py gap-geomformer@5
+    python recipes/gap/bundle.py gap-geomformer@6
 
 What the model was trained on (`domain.safetensors`) is described from the training rows of the mixture, and expected
 errors are fitted to its validation rows; the test sets only measure how good both are. The mixture is named, or given

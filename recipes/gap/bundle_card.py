@@ -19,7 +19,7 @@ FIFTHS = 5
 
 LIMITS = (
     "Labels are gaps between the highest occupied and the lowest unoccupied orbital (Kohn-Sham) of molecules in the "
-    "gas phase, at geometries optimised with the same theory: no optical gaps, and none of solids or solutions. "
+    "gas phase, at geometries optimised with the theory named above: no optical gaps, and none of solids or solutions. "
     "Errors were measured with {conformers} conformers, on molecules of {elements}{charges}: of other elements that "
     "`predict` takes they are unknown. Charged molecules and salts, metals, radicals and molecules of more than "
     "about 25 heavy atoms are rare or absent in the training data, though some count as `inside`; elements seen in "

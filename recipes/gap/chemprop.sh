@@ -39,5 +39,5 @@ for name in alone alone-orbitals alone-xtb; do
     [ -e "runs/gap-$name/result.json" ] ||
         geomformer train --task gap --config "$here/$name.yaml" --out "runs/gap-$name" --name "gap-$name" --device cpu
 done
-judge "" gap-alone@1 gap-alone-orbitals@1 gap-geomformer@5
+judge "" gap-alone@1 gap-alone-orbitals@1 gap-geomformer@6
 judge -xtb gap-alone-xtb@1 gap-geomformer-xtb@3

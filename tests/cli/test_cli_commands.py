@@ -131,9 +131,9 @@ def test_predict_says_how_many_rows_are_outside_of_the_training_data(stand_in: A
 
 def test_predict_tells_of_the_better_model_whoever_named_none(stand_in: Any) -> None:
     for model, options, told in (
-        ("gap-geomformer@5", [], True),
-        ("gap-geomformer@5", ["--model", "gap-geomformer"], False),
-        ("gap-geomformer-xtb@2", [], False),
+        ("gap-geomformer@6", [], True),
+        ("gap-geomformer@6", ["--model", "gap-geomformer"], False),
+        ("gap-geomformer-xtb@3", [], False),
     ):
         result = summary(ok=1)
         result.model = model
