@@ -19,7 +19,7 @@ from geomformer.records import Record
 MAX_RADIUS = 2
 _HASHED = (0, 2, 3, 4, 5, 7, 8)
 """Columns of the atom features that make an atom's kind: all but chirality and hybridisation."""
-_CHARGE = 3
+_CHARGE, _RADICALS = 3, 5
 LOWEST_CHARGE = -5
 """What index 0 of the feature "formal charge" stands for."""
 _SEED = np.uint64(0x9E3779B97F4A7C15)
@@ -34,11 +34,13 @@ class Environments:
         hashes: by radius from 0. (MAX_RADIUS + 1, A) uint32
         molecule: position of each atom's molecule. (A,) int64
         charges: net charge of each molecule. (M,) int64
+        unpaired: whether it has atoms with unpaired electrons. (M,) bool
     """
 
     hashes: np.ndarray
     molecule: np.ndarray
     charges: np.ndarray
+    unpaired: np.ndarray
 
     @property
     def sizes(self) -> np.ndarray:
@@ -53,7 +55,7 @@ def environments(records: Sequence[Record]) -> Environments:
     """
     if not records:
         nothing = np.empty(0, np.int64)
-        return Environments(np.empty((MAX_RADIUS + 1, 0), np.uint32), nothing, nothing)
+        return Environments(np.empty((MAX_RADIUS + 1, 0), np.uint32), nothing, nothing, nothing.astype(bool))
     graphs = [_graph(record) for record in records]
     sizes = np.array([len(atoms) for atoms, _, _ in graphs], dtype=np.int64)
     molecule = np.repeat(np.arange(len(graphs)), sizes)
@@ -66,7 +68,8 @@ def environments(records: Sequence[Record]) -> Environments:
     hashes = _hashes(atoms, ends[:, kept], orders[kept])
     charges = np.zeros(len(graphs), dtype=np.int64)
     np.add.at(charges, molecule, atoms[:, _CHARGE].astype(np.int64) + LOWEST_CHARGE)
-    return Environments((hashes[:, heavy] >> np.uint64(32)).astype(np.uint32), molecule[heavy], charges)
+    unpaired = np.bincount(molecule, atoms[:, _RADICALS] > 0, len(graphs)) > 0
+    return Environments((hashes[:, heavy] >> np.uint64(32)).astype(np.uint32), molecule[heavy], charges, unpaired)
 
 
 def _graph(record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,11 +1,12 @@
 """Is a molecule like those the model was trained on, and how wrong is its prediction expected to be?
 
-A molecule is known by the environments of its heavy atoms (`chem.environments`). Those of radius 1 (the atom, its bonds
-and its neighbours) are familiar when any training molecule has them, those of radius 2 when a few have. A molecule is
-outside of what the model was trained on when too many of its atoms stand in an unfamiliar environment of radius 1, or
-when it is larger or otherwise charged than nearly all training molecules. The expected error is a linear function, with
-no negative weight, of the shares of unfamiliar environments and of the spread over conformers (and networks of a
-committee), fitted to errors on validation molecules.
+A molecule is known by the environments of its heavy atoms (`chem.environments`). Those of radius 1 (the atom, its
+bonds and its neighbours) are familiar when any training molecule has them, those of radius 2 when a few have. A
+molecule is outside of what the model was trained on when too many of its atoms stand in an unfamiliar environment of
+radius 1, when it is larger or otherwise charged than nearly all training molecules, or when it has unpaired electrons,
+since the gap of an open shell is another quantity. The expected error is a linear function, with no negative weight,
+of the shares of unfamiliar environments and of the spread over conformers (and networks of a committee), fitted to
+errors on validation molecules.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Domain:
         shares = self._unfamiliar(found)
         known = (found.sizes >= self.ranges[0, 0]) & (found.sizes <= self.ranges[0, 1])
         known &= (found.charges >= self.ranges[1, 0]) & (found.charges <= self.ranges[1, 1])
+        known &= ~found.unpaired
         known &= ~np.array([without_orbitals(record) for record in records], dtype=bool)
         inside = known & (shares[:, 0] <= self.max_unfamiliar[0])
         errors: Iterable[float | None] = [None] * len(records)

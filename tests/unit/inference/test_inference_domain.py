@@ -58,6 +58,11 @@ def test_molecules_that_were_trained_on_are_inside() -> None:
     assert domains(domain_of(names, 20), *names) == ["inside"] * 5
 
 
+def test_unpaired_electrons_are_outside_however_often_they_were_seen() -> None:
+    domain = domain_of(["CC[CH2]", "CCO", "CC[O]"], 20)
+    assert domains(domain, "CC[CH2]", "CCO", "CC[O]") == ["outside", "inside", "outside"]
+
+
 def test_a_charge_or_size_of_few_molecules_is_outside() -> None:
     few = [record("CC(=O)[O-]")] * 19 + [record("CC(=O)O")] * 40
     assert domains(describe(few), "CC(=O)[O-]", "CC(=O)O") == ["outside", "inside"]
