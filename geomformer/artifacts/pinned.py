@@ -9,8 +9,8 @@ from geomformer.errors import ArtifactError
 from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
-    "gap-geomformer@6": "cf4ba66015e96967298b43db8bf6e3e2500dc0c22576ed8395fc64cb86e3bcd0",
-    "gap-geomformer-xtb@3": "74c2b7bf8fb2721dac700f91145d9a611eed44593a094119e4ade770f9aa8975",
+    "gap-geomformer@6": "623d4dae009f2a4f0f00c76afdf5847c859b7427f6469339ce560946f5ae793d",
+    "gap-geomformer-xtb@3": "b2ecf205a68f02cdd27c1e659237857464d4f507d934e6b738c0e6b7802d4f4f",
 }
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 
