@@ -4,11 +4,14 @@
         --out runs/chemprop/rows.csv
     python recipes/gap/yardstick.py compare runs/chemprop/rows.csv runs/chemprop/model/model_0/test_predictions.csv \
         evaluations/gap-alone-1/test_gap.csv
+    python recipes/gap/yardstick.py electrons data/samples/pcqm4mv2_valid.csv evaluations/gap-alone-1/test_gap.csv
 
 `table` writes the SMILES, labels and splits that chemprop reads, of the rows that have a label, and with
 `--orbitals FILE.npz` the energies of frontier orbitals as descriptors of each molecule, scaled as our networks read
 them. `compare` prints the errors of both and the paired bootstrap interval of their difference, for every evaluation
 named (what `geomformer evaluate --out` writes), and for the mean of their predictions if there are several.
+`electrons` prints the errors of evaluations by whether a row's SMILES is that of a closed shell as it is written,
+becomes one when electrons are paired, or keeps unpaired ones.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rdkit import Chem
 
+from geomformer.chem.radicals import num_unpaired, paired
 from geomformer.evaluation.metrics import bootstrap_interval, paired_bootstrap_interval
 from geomformer.models.network import scaled_energies
 from geomformer.prepared.dataset import PreparedDataset
@@ -81,6 +86,22 @@ def print_row(name: str, errors: np.ndarray, difference: str) -> None:
     print(f"| {name} | {len(errors)} | {np.abs(errors).mean():.4f} | {low:.4f} to {high:.4f} | {difference} |")
 
 
+def by_electrons(written: Path, evaluations: list[Path]) -> None:
+    with written.open(newline="", encoding="utf8") as file:
+        group_of = {row["idx"]: electrons(Chem.MolFromSmiles(row["smiles"])) for row in csv.DictReader(file)}
+    for path in evaluations:
+        labels, ours = (read_column(path, "id", key) for key in (f"{TARGET}_ev", f"pred_{TARGET}_ev"))
+        for group in dict.fromkeys(group_of.values()):
+            errors = [ours[name] - label for name, label in labels.items() if group_of[name] == group]
+            print_row(f"{path.parent.name}: {group}", np.array(errors), "")
+
+
+def electrons(mol: Chem.Mol) -> str:
+    if not num_unpaired(mol):
+        return "closed shells as written"
+    return "unpaired electrons left" if num_unpaired(paired(mol)) else "closed shells by pairing"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -93,9 +114,14 @@ def main() -> None:
     comparison.add_argument("table", type=Path)
     comparison.add_argument("chemprop", type=Path, help="its test_predictions.csv")
     comparison.add_argument("evaluations", type=Path, nargs="+")
+    groups = verbs.add_parser("electrons")
+    groups.add_argument("written", type=Path, help="CSV with the columns idx and smiles")
+    groups.add_argument("evaluations", type=Path, nargs="+")
     arguments = parser.parse_args()
     if arguments.verb == "table":
         write_table(arguments.data, arguments.test, arguments.out, arguments.orbitals)
+    elif arguments.verb == "electrons":
+        by_electrons(arguments.written, arguments.evaluations)
     else:
         compare(arguments.table, arguments.chemprop, arguments.evaluations)
 
