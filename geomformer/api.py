@@ -227,7 +227,9 @@ def evaluate(
     usual = trained if trained in known.schemes else known.scheme
     prepared = open_dataset(dataset, root, split_scheme or usual)
     if prepared.scheme != usual and predictor.manifest.dataset.get("fingerprint") == known.fingerprint:
-        log.warning("%s was trained on %s splits: it has seen rows of others.", predictor.manifest.reference, usual)
+        log.warning(
+            "%s was trained on %s splits: it may have seen these rows in training.", predictor.manifest.reference, usual
+        )
     return evaluate_dataset(
         predictor, prepared, splits=splits, out=out, limit=limit, baselines=baselines, progress=progress
     )

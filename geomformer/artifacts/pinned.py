@@ -9,8 +9,8 @@ from geomformer.errors import ArtifactError
 from geomformer.files import file_sha256
 
 PINNED: dict[str, str] = {
-    "gap-geomformer@6": "623d4dae009f2a4f0f00c76afdf5847c859b7427f6469339ce560946f5ae793d",
-    "gap-geomformer-xtb@3": "b2ecf205a68f02cdd27c1e659237857464d4f507d934e6b738c0e6b7802d4f4f",
+    "gap-geomformer@6": "744629cd09340e5c1c915297eefea8878825432a5804a80446a65b8abca65b83",
+    "gap-geomformer-xtb@3": "6ef94b902d567da3ede517cf4e49725e84a6fad10335ae784204e9f4b0452892",
 }
 """NAME@VERSION of every bundled model -> sha256 of its manifest.json, which holds those of all its other files."""
 

@@ -113,7 +113,7 @@ def evaluate(
 
     For catalysts (is2re, is2rs) the mean train energy and unmoved atoms are judged beside the model; for particles
     (nbody) no and straight motion, and the least error that a model with rotation symmetry can have (a minute of
-    simulation at first).
+    simulation at first). Several models are shown beside each other, without those.
     """
     from geomformer import api
     from geomformer.artifacts.store import load_artifact
@@ -129,6 +129,7 @@ def evaluate(
         _submit(predictor, api.open_dataset(names[0], data_root), submission, split or (), json)
         return
     found, folders = [], [_folder(pair, out, len(artifacts)) for pair in zip(artifacts, names, strict=True)]
+    _check_apart(folders)
     for reference, artifact, dataset, folder in zip(references, artifacts, names, folders, strict=True):
         console.message(f"Model {artifact.reference}, dataset {dataset}")
         with console.progress("evaluate") as progress:
@@ -164,6 +165,13 @@ def _folder(evaluated: tuple[Artifact, str], out: Path | None, models: int) -> P
     if out is None:
         return Path("evaluations") / name
     return out if models == 1 else out / name
+
+
+def _check_apart(folders: Sequence[Path]) -> None:
+    from geomformer.errors import ConfigError
+
+    if twice := [str(folder) for folder in dict.fromkeys(folders) if folders.count(folder) > 1]:
+        raise ConfigError(f"Two models would be written to {twice[0]}.", "Evaluate models of one name apart.")
 
 
 def _check_alone(others: Mapping[str, object], artifacts: Sequence[Artifact]) -> None:
@@ -239,7 +247,8 @@ def _show(metrics: dict[str, Any]) -> None:
 def _show_beside(found: Sequence[dict[str, Any]]) -> None:
     """One line per metric, one column per model and split, as Table 5 of the paper has the splits of two schemes."""
     columns = [(metrics, split) for metrics in found for split in metrics["splits"]]
-    heads = [" ".join(_column(metrics, split)) for metrics, split in columns]
+    several = len({metrics["dataset"] for metrics in found}) > 1
+    heads = [" ".join(_column(metrics, split, several)) for metrics, split in columns]
     rows = [["rows", "", *(_number(metrics["rows"][split]) for metrics, split in columns)]]
     for key in dict.fromkeys(key for metrics, split in columns for key in metrics["splits"][split]):
         name, unit = describe(key)
@@ -247,9 +256,11 @@ def _show_beside(found: Sequence[dict[str, Any]]) -> None:
     console.result_table(["metric", "unit", *heads], rows, numbers=range(2, 2 + len(columns)))
 
 
-def _column(metrics: dict[str, Any], split: str) -> list[str]:
-    """What one column shows: model, split scheme where there are several, split."""
-    return [metrics["model"], *([metrics["split_scheme"]] if "split_scheme" in metrics else []), split]
+def _column(metrics: dict[str, Any], split: str, several: bool) -> list[str]:
+    """What one column shows: model, dataset and split scheme where there are several, split."""
+    dataset = [metrics["dataset"]] if several else []
+    scheme = [metrics["split_scheme"]] if "split_scheme" in metrics else []
+    return [metrics["model"], *dataset, *scheme, split]
 
 
 def _show_with_baselines(metrics: dict[str, Any]) -> None:

@@ -19,9 +19,9 @@ FIFTHS = 5
 
 LIMITS = (
     "Labels are gaps between the highest occupied and the lowest unoccupied orbital (Kohn-Sham) of molecules in the "
-    "gas phase, at geometries optimised with the theory named above: no optical gaps, and none of solids or solutions. "
-    "Errors were measured with {conformers} conformers, on molecules of {elements}{charges}: of other elements that "
-    "`predict` takes they are unknown. Charged molecules and salts, metals, radicals and molecules of more than "
+    "gas phase, at geometries optimised with the theory named above: no optical gaps, and none of solids or "
+    "solutions. Errors were measured with {conformers} conformers, on molecules of {elements}{charges}: of other "
+    "elements that `predict` takes they are unknown. Charged molecules and salts, metals and molecules of more than "
     "about 25 heavy atoms are rare or absent in the training data, though some count as `inside`; elements seen in "
     "fewer than 20 training molecules are refused. The model sees heavy atoms, the 2D graph with its stereo labels, "
     "and frontier orbitals by {theory}: tautomers and protonation states are taken as written, electrons that are "
@@ -136,7 +136,7 @@ def estimated_from(domain: Domain, over: str) -> str:
         f"the spread over {over}",
     )
     used = [text for text, weight in zip(sources, domain.weights[1:].tolist(), strict=True) if weight > 0]
-    return " and ".join(used)
+    return ", ".join(used[:-1]) + " and " * (len(used) > 1) + "".join(used[-1:]) or "nothing but its mean"
 
 
 def by_fifth(expected: np.ndarray, errors: np.ndarray) -> str:

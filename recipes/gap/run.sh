@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes both bundled gap models again: recipes/gap/run.sh RAW   (what RAW holds: recipes/gap/build_data.py)
-# Run again, it goes on with what was interrupted.
+# Run again, it goes on with an interrupted training, and makes the models anew, as their next versions.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 

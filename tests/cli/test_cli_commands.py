@@ -265,7 +265,6 @@ def test_evaluate_json_is_the_library_s(stand_in: Any) -> None:
     assert json.loads(run("evaluate", "--data", "d/e", "--json").stdout) == METRICS
 
 
-@pytest.mark.usefixtures("artifact")
 def test_models_are_evaluated_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Table 5 of the paper has the splits of two schemes."""
     calls = []
@@ -275,7 +274,12 @@ def test_models_are_evaluated_side_by_side(monkeypatch: pytest.MonkeyPatch) -> N
         splits = {"valid": {"gap_mae_ev": 0.1 * len(calls)}, "test": {"gap_mae_ev": 0.2 * len(calls)}}
         return {**METRICS, "model": options["model"], "split_scheme": options["model"][:-2], "splits": splits}
 
+    def load(reference: str) -> SimpleNamespace:
+        config = SimpleNamespace(data=SimpleNamespace(dataset="qm9"))
+        return SimpleNamespace(reference=reference, manifest=SimpleNamespace(task="gap"), config=config)
+
     monkeypatch.setattr(geomformer.api, "evaluate", evaluate)
+    monkeypatch.setattr(geomformer.artifacts.store, "load_artifact", load)
     words = ("evaluate", "--model", "random@1", "--model", "scaffold@1")
     found = run(*words)
     assert found.exit_code == 0, found.stderr
@@ -286,7 +290,10 @@ def test_models_are_evaluated_side_by_side(monkeypatch: pytest.MonkeyPatch) -> N
     assert [metrics["model"] for metrics in json.loads(run(*words, "--json").stdout)] == ["random@1", "scaffold@1"]
     assert len(calls) == 4
     assert run(*words, "--out", "here").exit_code == 0
-    assert calls[-1]["out"] == Path("here/gap@1-qm9")
+    assert calls[-1]["out"] == Path("here/scaffold@1-qm9")
+    twice = run("evaluate", "--model", "random@1", "--model", "random@1")
+    assert twice.exit_code == 2
+    assert "Two models would be written to evaluations/random@1-qm9." in twice.stderr
     refused = run(*words, "--submission", "there")
     assert refused.exit_code == 2
     assert "--submission takes the predictions of one model, found 2." in refused.stderr
