@@ -122,15 +122,14 @@ def evaluate(
     artifacts = [load_artifact(reference) for reference in references]
     for artifact in artifacts:
         _check_task(task, artifact)
-    names = [data or artifact.config.data.dataset for artifact in artifacts]
+    datasets = [data or artifact.config.data.dataset for artifact in artifacts]
     if submission is not None:
         _check_alone({"--limit": limit, "--out": out, "--split-scheme": split_scheme}, artifacts)
         predictor = api.load_model(references[0], conformers=conformers or 8, geometry="input", device=device)
-        _submit(predictor, api.open_dataset(names[0], data_root), submission, split or (), json)
+        _submit(predictor, api.open_dataset(datasets[0], data_root), submission, split or (), json)
         return
-    found, folders = [], [_folder(pair, out, len(artifacts)) for pair in zip(artifacts, names, strict=True)]
-    _check_apart(folders)
-    for reference, artifact, dataset, folder in zip(references, artifacts, names, folders, strict=True):
+    found, folders = [], _folders(artifacts, datasets, out)
+    for reference, artifact, dataset, folder in zip(references, artifacts, datasets, folders, strict=True):
         console.message(f"Model {artifact.reference}, dataset {dataset}")
         with console.progress("evaluate") as progress:
             metrics = api.evaluate(
@@ -158,20 +157,16 @@ def evaluate(
         console.message(f"Written: {folder}")
 
 
-def _folder(evaluated: tuple[Artifact, str], out: Path | None, models: int) -> Path:
-    """Where the evaluation of a model on a dataset is written; of several models, each has a folder in `out`."""
-    artifact, dataset = evaluated
-    name = f"{artifact.reference}-{Path(dataset).name}"
-    if out is None:
-        return Path("evaluations") / name
-    return out if models == 1 else out / name
-
-
-def _check_apart(folders: Sequence[Path]) -> None:
+def _folders(artifacts: Sequence[Artifact], datasets: Sequence[str], out: Path | None) -> list[Path]:
+    """Where each evaluation is written: several have folders of their own in `out`."""
     from geomformer.errors import ConfigError
 
-    if twice := [str(folder) for folder in dict.fromkeys(folders) if folders.count(folder) > 1]:
-        raise ConfigError(f"Two models would be written to {twice[0]}.", "Evaluate models of one name apart.")
+    names = [f"{item.reference}-{Path(dataset).name}" for item, dataset in zip(artifacts, datasets, strict=True)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"Two evaluations would be written as {twice[0]}.", "Evaluate models of one name apart.")
+    if out is not None and len(names) == 1:
+        return [out]
+    return [(out or Path("evaluations")) / name for name in names]
 
 
 def _check_alone(others: Mapping[str, object], artifacts: Sequence[Artifact]) -> None:

@@ -5,9 +5,9 @@ set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 
 learn() { # RUN NAME OPTION...
-    local resume=()
-    if [ -e "runs/$1/manifest.json" ]; then resume=(--resume); fi
-    geomformer train --task gap "${@:3}" --out "runs/$1" --name "$2" "${resume[@]}"
+    local resume=
+    if [ -e "runs/$1/manifest.json" ]; then resume=--resume; fi
+    geomformer train --task gap "${@:3}" --out "runs/$1" --name "$2" $resume
 }
 
 python "$here/build_data.py" "$1" --out data/prepared --workers 2 --only gap-mixture-first --only gap-mixture \

@@ -11,18 +11,21 @@
 them. `compare` prints the errors of both and the paired bootstrap interval of their difference, for every evaluation
 named (what `geomformer evaluate --out` writes), and for the mean of their predictions if there are several.
 `electrons` prints the errors of evaluations by whether a row's SMILES is that of a closed shell as it is written,
-becomes one when electrons are paired, or keeps unpaired ones.
+becomes one when electrons are paired, or keeps unpaired ones, and of all rows but those that pairing shows to be
+molecules of the training data.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
 import torch
-from rdkit import Chem
+from build_data import flat_key
+from rdkit import Chem, RDLogger
 
 from geomformer.chem.radicals import num_unpaired, paired
 from geomformer.evaluation.metrics import bootstrap_interval, paired_bootstrap_interval
@@ -88,12 +91,20 @@ def print_row(name: str, errors: np.ndarray, difference: str) -> None:
 
 def by_electrons(written: Path, evaluations: list[Path]) -> None:
     with written.open(newline="", encoding="utf8") as file:
-        group_of = {row["idx"]: electrons(Chem.MolFromSmiles(row["smiles"])) for row in csv.DictReader(file)}
+        smiles = {row["idx"]: row["smiles"] for row in csv.DictReader(file)}
+    trained = np.load(Path(__file__).parent / "training_molecules.npy")
+    groups = {name: electrons(Chem.MolFromSmiles(text)) for name, text in smiles.items()}
+    known = {name for name, text in smiles.items() if flat_key(text) in trained}
     for path in evaluations:
         labels, ours = (read_column(path, "id", key) for key in (f"{TARGET}_ev", f"pred_{TARGET}_ev"))
-        for group in dict.fromkeys(group_of.values()):
-            errors = [ours[name] - label for name, label in labels.items() if group_of[name] == group]
-            print_row(f"{path.parent.name}: {group}", np.array(errors), "")
+        errors = {name: ours[name] - label for name, label in labels.items()}
+        for group in dict.fromkeys(groups.values()):
+            print_row(f"{path.parent.name}: {group}", select(errors, {n for n in errors if groups[n] == group}), "")
+        print_row(f"{path.parent.name}: all but training molecules", select(errors, errors.keys() - known), "")
+
+
+def select(errors: dict[str, float], names: Set[str]) -> np.ndarray:
+    return np.array([error for name, error in errors.items() if name in names])
 
 
 def electrons(mol: Chem.Mol) -> str:
@@ -118,6 +129,7 @@ def main() -> None:
     groups.add_argument("written", type=Path, help="CSV with the columns idx and smiles")
     groups.add_argument("evaluations", type=Path, nargs="+")
     arguments = parser.parse_args()
+    RDLogger.DisableLog("rdApp.*")
     if arguments.verb == "table":
         write_table(arguments.data, arguments.test, arguments.out, arguments.orbitals)
     elif arguments.verb == "electrons":

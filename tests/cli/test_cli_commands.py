@@ -293,7 +293,7 @@ def test_models_are_evaluated_side_by_side(monkeypatch: pytest.MonkeyPatch) -> N
     assert calls[-1]["out"] == Path("here/scaffold@1-qm9")
     twice = run("evaluate", "--model", "random@1", "--model", "random@1")
     assert twice.exit_code == 2
-    assert "Two models would be written to evaluations/random@1-qm9." in twice.stderr
+    assert "Two evaluations would be written as random@1-qm9." in twice.stderr
     refused = run(*words, "--submission", "there")
     assert refused.exit_code == 2
     assert "--submission takes the predictions of one model, found 2." in refused.stderr
